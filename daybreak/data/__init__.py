@@ -1,0 +1,1 @@
+"""Text becomes tokens on disk, and tokens on disk become batches."""

@@ -1,0 +1,70 @@
+"""What happened in a run, one JSON object per line, for people, pages and programs to read.
+
+Each line has `event` (start, step, eval, sample, checkpoint, skip, resume, stop, end), `step`, `tokens` and `time`
+(seconds since 1970); the rest depends on the event.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Appends events to a file, one line each, flushed at once, so that a page can follow a run while it trains."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _end_last_line(path)
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        """Appends one event. Numbers that JSON cannot hold (NaN, infinity) become null."""
+        self._file.write(json.dumps({key: _plain(value) for key, value in event.items()}, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        self._file.close()
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a metrics file in order. A line cut short by a crash is passed over, as is anything that is no event."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(event, dict) and "event" in event:
+                yield event
+
+
+def as_one_run(events: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that count: where a run was resumed from an earlier step, what it had done past that step is dropped."""
+    kept: list[dict[str, Any]] = []
+    for event in events:
+        if event["event"] == "resume":
+            kept = [earlier for earlier in kept if earlier.get("step", 0) <= event.get("step", 0)]
+        kept.append(event)
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _end_last_line(path: Path) -> None:
+    """A crash can leave a line without its end; the next event must not be glued to it."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")

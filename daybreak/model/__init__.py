@@ -1,0 +1,1 @@
+"""The transformer: tokens to logits, and nothing else."""

@@ -1,0 +1,1 @@
+"""How a model learns: objectives, optimizers, schedules, precision, and the loop."""
