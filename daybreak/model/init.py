@@ -1,0 +1,62 @@
+"""Every initial weight, in one table.
+
+Each parameter is drawn from a random generator of its own, seeded by the run's seed and the parameter's name. So the initial
+weights depend on nothing else: not on the device, not on the order of construction, not on how many machines share the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+from daybreak.model.config import GPTConfig
+from daybreak.model.gpt import GPT
+
+
+def std_table(config: GPTConfig) -> dict[str, float]:
+    """The standard deviation for each kind of weight matrix, by the end of its name (GPT-2 paper, section 2.3).
+
+    The projections that add to the residual stream are scaled by 1/sqrt(2 n_layer): there are two per block, and the variance
+    of a sum of 2 n_layer terms should not grow with the depth.
+    """
+    residual = config.init_std / math.sqrt(2 * config.n_layer)
+    return {
+        "token_embedding.weight": config.init_std,
+        "position_embedding.weight": config.position_init_std,
+        "attention.qkv.weight": config.init_std,
+        "attention.out.weight": residual,
+        "mlp.up.weight": config.init_std,
+        "mlp.down.weight": residual,
+    }
+
+
+@torch.no_grad()
+def initialize(model: GPT, seed: int) -> GPT:
+    """Fills every parameter in place and returns the model: matrices from the table, LayerNorm gains 1, all biases 0."""
+    table = std_table(model.config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" in name:
+            parameter.fill_(1.0)
+        else:
+            std = next(std for ending, std in table.items() if name.endswith(ending))
+            parameter.copy_(_normal(parameter.shape, std, seed, name))
+    model.token_embedding.weight[model.config.tokens :].zero_()  # rows that only round the vocabulary up
+    return model
+
+
+def build(config: GPTConfig, seed: int, device: torch.device | str = "cpu") -> GPT:
+    """A freshly initialised model on `device`, without torch's own initialisation, which would be thrown away."""
+    with torch.device("meta"):
+        model = GPT(config)
+    return initialize(model.to_empty(device=device), seed)
+
+
+def _normal(shape: torch.Size, std: float, seed: int, name: str) -> Tensor:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.empty(shape).normal_(0.0, std, generator=generator)

@@ -1,0 +1,48 @@
+"""The keys and values of the tokens already read, so that the next token costs one column and not the whole square.
+
+L layers, B batch, H heads, S capacity, T new tokens, D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from daybreak.model.config import GPTConfig
+
+
+class KVCache:
+    """A buffer of fixed capacity for one batch of sequences of equal length.
+
+    `length` tokens are in it. A forward pass writes each layer's new keys and values behind them with `extend`; the
+    model calls `advance` once all layers have.
+    """
+
+    def __init__(self, config: GPTConfig, batch: int = 1, capacity: int | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.capacity = capacity or config.context_length
+        self.length = 0
+        shape = (config.n_layer, batch, config.n_head, self.capacity, config.head_size)
+        self._keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, S, D)
+        self._values = torch.zeros(shape, device=device, dtype=dtype)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores a layer's new keys and values (B, H, T, D) and returns all of them so far (B, H, length + T, D).
+
+        Raises ValueError if they do not fit.
+        """
+        end = self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"kv_cache: wanted at most {self.capacity} tokens, came {end}; rewind it or make a larger one")
+        self._keys[layer, :, :, self.length : end] = keys
+        self._values[layer, :, :, self.length : end] = values
+        return self._keys[layer, :, :, :end].to(keys.dtype), self._values[layer, :, :, :end].to(values.dtype)
+
+    def advance(self, tokens: int) -> None:
+        """Counts `tokens` more as read, once every layer has stored them."""
+        self.length += tokens
+
+    def rewind(self, length: int = 0) -> None:
+        """Forgets all but the first `length` tokens: 0 empties it, less than all undoes a rejected guess."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"kv_cache: wanted a length from 0 to {self.length}, came {length}")
+        self.length = length
