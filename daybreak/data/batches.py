@@ -1,0 +1,169 @@
+"""Batches as a pure function of the step: `batches[step]` needs no loader, no worker and no state.
+
+Training text is cut into windows of context_length + 1 tokens that overlap by one, so that every token is predicted once. An epoch
+visits each window once, in an order that depends on the seed and the epoch only. Step s takes the next `sequences` windows of
+that order; rank r takes its share of them. To resume is to index, and any number of devices sees the same global batches.
+
+B sequences in a micro-batch, T context_length.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from daybreak.data.order import Permutation
+
+
+class Batch(NamedTuple):
+    """What an objective sees of the data. `weights` None means that every token counts 1."""
+
+    inputs: Tensor
+    """(B, T) token ids."""
+    targets: Tensor
+    """(B, T) the token that follows each."""
+    weights: Tensor | None = None
+    """(B, T) how much each target counts in the loss."""
+
+
+class Tokens(Protocol):
+    """A long row of token ids, such as `shards.TokenStream`."""
+
+    def __len__(self) -> int: ...
+
+    def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.generic]:
+        """(n,) starts -> (n, length) token ids."""
+
+
+class Batches:
+    """`batches[step]` is the list of micro-batches of this rank at that step."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        context_length: int,
+        batch_tokens: int,
+        micro_batch: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Raises ValueError if the text is too short for a window, or the batch cannot be divided as asked.
+
+        `batch_tokens` counts all ranks; `micro_batch` is the number of sequences that one device computes at once.
+        """
+        self.context_length, self.batch_tokens, self.micro_batch = context_length, batch_tokens, micro_batch
+        self.rank, self.world_size, self.seed = rank, world_size, seed
+        if problem := indivisible(batch_tokens, context_length, micro_batch, world_size):
+            raise ValueError(problem)
+        self.windows = (len(tokens) - 1) // context_length
+        if self.windows < 1:
+            raise ValueError(
+                f"the training text has {len(tokens):,} tokens, wanted at least {context_length + 1:,} for one window of "
+                f"context_length = {context_length}; add text or set model.context_length lower"
+            )
+        self._tokens = tokens
+        self.sequences = batch_tokens // context_length
+        self._permutations: dict[int, Permutation] = {}
+
+    def tokens_after(self, step: int) -> int:
+        """How many tokens have been trained on when `step` is done."""
+        return (step + 1) * self.batch_tokens
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        """This rank's micro-batches at `step`, in host memory."""
+        share = self.sequences // self.world_size
+        first = step * self.sequences + self.rank * share
+        windows = self.window_numbers(np.arange(first, first + share, dtype=np.int64))
+        taken = self._tokens.windows(windows * self.context_length, self.context_length + 1)
+        ids = torch.from_numpy(taken.astype(np.int64))  # (share, T + 1)
+        return [Batch(rows[:, :-1], rows[:, 1:]) for rows in ids.split(self.micro_batch)]
+
+    def window_numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which window stands at each position of the endless sequence of epochs: (N,) -> (N,)."""
+        epochs = positions // self.windows
+        numbers = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            numbers[here] = self._permutation(int(epoch))(positions[here] - epoch * self.windows)
+        return numbers
+
+    def _permutation(self, epoch: int) -> Permutation:
+        if epoch not in self._permutations:
+            self._permutations = {epoch: Permutation(self.windows, f"{self.seed}:{epoch}")}
+        return self._permutations[epoch]
+
+
+class Ahead:
+    """Wraps batches so that the next one is read, and copied to the device, while this one computes."""
+
+    def __init__(self, batches: Batches, device: torch.device) -> None:
+        self.batches, self._device = batches, device
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._next: tuple[int, Future[list[Batch]]] | None = None
+
+    def tokens_after(self, step: int) -> int:
+        """As the wrapped batches say."""
+        return self.batches.tokens_after(step)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        if self._next is not None and self._next[0] == step:
+            batch = self._next[1].result()
+        else:
+            batch = self._read(step)
+        self._next = (step + 1, self._reader.submit(self._read, step + 1))
+        return batch
+
+    def close(self) -> None:
+        """Ends the reading thread."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, step: int) -> list[Batch]:
+        on_gpu = self._device.type == "cuda"
+        return [
+            Batch(*(None if part is None else _to(part, self._device, pin=on_gpu) for part in micro))  # type: ignore[arg-type]
+            for micro in self.batches[step]
+        ]
+
+
+def validation_windows(tokens: Tokens, context_length: int, most_tokens: int | None = None) -> list[tuple[int, int]]:
+    """The fixed validation set: (start, length) of consecutive windows from the beginning, each predicting `length` tokens.
+
+    Nothing of it depends on batch size or devices. The last window is shorter where the text ends; `most_tokens` cuts earlier.
+    """
+    total = len(tokens) - 1 if most_tokens is None else min(most_tokens, len(tokens) - 1)
+    return [(start, min(context_length, total - start)) for start in range(0, total, context_length)]
+
+
+def indivisible(batch_tokens: int, context_length: int, micro_batch: int, world_size: int) -> str:
+    """Why a batch cannot be divided into micro-batches of whole sequences, with the nearest legal sizes; '' if it can."""
+    unit = context_length * micro_batch * world_size
+    if batch_tokens >= unit and batch_tokens % unit == 0:
+        return ""
+    below, above = batch_tokens // unit * unit, (batch_tokens // unit + 1) * unit
+    near = " and ".join(f"{size:,}" for size in (below, above) if size > 0)
+    return (
+        f"batch_tokens: wanted a multiple of {unit:,} (context_length {context_length} x micro_batch {micro_batch} x {world_size} "
+        f"device{'s' if world_size > 1 else ''}), came {batch_tokens:,}; the nearest are {near}"
+    )
+
+
+def largest_micro_batch(sequences: int, most: int) -> int:
+    """The largest divisor of `sequences` that is at most `most`."""
+    return max(divisor for divisor in range(1, max(1, most) + 1) if sequences % divisor == 0)
+
+
+def _to(part: Tensor, device: torch.device, pin: bool) -> Tensor:
+    return (part.pin_memory() if pin else part).to(device, non_blocking=True)
+
+
+def steps_for(train_tokens: int, batch_tokens: int) -> int:
+    """How many steps of `batch_tokens` it takes to see `train_tokens`, the last one rounded up."""
+    return -(-train_tokens // batch_tokens)
+
