@@ -1,0 +1,125 @@
+"""A GPT in the form that Hugging Face's `GPT2LMHeadModel` reads and writes: names, transposed matrices, cut vocabulary.
+
+OpenAI's release kept the four matrices of a block as (in, out), "Conv1D"; ours are (out, in), as in nn.Linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from daybreak.model.config import GPTConfig
+
+_TOP = {
+    "token_embedding.weight": "transformer.wte.weight",
+    "position_embedding.weight": "transformer.wpe.weight",
+    "norm.weight": "transformer.ln_f.weight",
+    "norm.bias": "transformer.ln_f.bias",
+}
+_IN_BLOCK = {
+    "attention_norm": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "mlp_norm": "ln_2",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+_TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+def names(config: GPTConfig) -> Iterator[tuple[str, str]]:
+    """Every parameter's name, ours and theirs."""
+    yield from _TOP.items()
+    for layer in range(config.n_layer):
+        for ours, theirs in _IN_BLOCK.items():
+            for kind in ("weight", "bias"):
+                yield f"blocks.{layer}.{ours}.{kind}", f"transformer.h.{layer}.{theirs}.{kind}"
+
+
+def export_state(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+    """Our state dict in their names and shapes; the rows that pad the vocabulary are cut off."""
+    exported = {}
+    for ours, theirs in names(config):
+        tensor = state[ours].detach().cpu()
+        if theirs.endswith(_TRANSPOSED):
+            tensor = tensor.T
+        if ours == "token_embedding.weight":
+            tensor = tensor[: config.tokens]
+        exported[theirs] = tensor.contiguous()
+    return exported
+
+
+def import_state(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+    """Their state dict in our names and shapes, with rows of zeros that pad the vocabulary.
+
+    Raises ValueError that names the first tensor that is missing or of another shape.
+    """
+    prefix = "" if any(name.startswith("transformer.") for name in state) else "transformer."  # OpenAI's upload has no prefix
+    imported = {}
+    for ours, theirs in names(config):
+        source = theirs.removeprefix("transformer.") if prefix else theirs
+        if source not in state:
+            raise ValueError(f"{source}: wanted this tensor in the weights, found none; is the model a GPT-2?")
+        tensor = state[source]
+        if theirs.endswith(_TRANSPOSED):
+            tensor = tensor.T
+        if ours == "token_embedding.weight":
+            tensor = _pad_rows(tensor, config.padded_vocab_size)
+        imported[ours] = tensor.contiguous()
+    return imported
+
+
+def export_config(config: GPTConfig, eot: int) -> dict[str, Any]:
+    """The `config.json` that `transformers` opens."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.tokens,
+        "n_positions": config.context_length,
+        "n_embd": config.d_model,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_inner": None,
+        "activation_function": "gelu_new",  # their name for the tanh form
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "initializer_range": config.init_std,
+        "tie_word_embeddings": True,
+        "bos_token_id": eot,
+        "eos_token_id": eot,
+        "dtype": "float32",
+    }
+
+
+def import_config(values: Mapping[str, Any]) -> GPTConfig:
+    """Our config from their `config.json`. Raises ValueError, naming it, for what a GPT-2 here cannot represent."""
+    if values.get("model_type") != "gpt2":
+        raise ValueError(f"config.json: wanted model_type gpt2, came {values.get('model_type')!r}")
+    if values.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise ValueError(f"config.json: wanted activation_function gelu_new, came {values['activation_function']!r}")
+    if values.get("n_inner") not in (None, 4 * values["n_embd"]):
+        raise ValueError(f"config.json: wanted n_inner = 4 n_embd, came {values['n_inner']}")
+    for flag in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
+        if values.get(flag):
+            raise ValueError(f"config.json: wanted {flag} false, came true")
+    if not values.get("tie_word_embeddings", True):
+        raise ValueError("config.json: wanted tied word embeddings, came untied")
+    return GPTConfig(
+        vocab_size=values["vocab_size"],
+        context_length=values.get("n_positions", 1024),
+        n_layer=values["n_layer"],
+        n_head=values["n_head"],
+        d_model=values["n_embd"],
+        layer_norm_epsilon=values.get("layer_norm_epsilon", 1e-5),
+        dropout=values.get("resid_pdrop", 0.0),
+    )
+
+
+def _pad_rows(matrix: Tensor, rows: int) -> Tensor:
+    padded = matrix.new_zeros(rows, matrix.shape[1])
+    padded[: matrix.shape[0]] = matrix
+    return padded

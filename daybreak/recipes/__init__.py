@@ -1,0 +1,24 @@
+"""Recipes: functions that return Settings, and the table of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from daybreak import config
+from daybreak.recipes import demo, gpt2
+from daybreak.settings import Settings
+
+RECIPES: dict[str, Callable[[], Settings]] = {
+    "demo": demo.demo,
+    **{f"gpt2.{name}": (lambda name=name: gpt2.size(name)) for name in gpt2.SIZES},  # type: ignore[misc]
+}
+
+
+def recipe(name: str) -> Settings:
+    """The settings of a recipe by name, such as `gpt2.124m`. Raises ConfigError with the nearest name for one that is not there."""
+    if name not in RECIPES:
+        raise config.ConfigError([f"{name}: no such recipe{config.closest(name, RECIPES)}; there are {', '.join(RECIPES)}"])
+    return RECIPES[name]()
+
+
+__all__ = ["RECIPES", "demo", "gpt2", "recipe"]

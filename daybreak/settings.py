@@ -1,0 +1,189 @@
+"""Everything that a run can be told, as one tree of frozen dataclasses.
+
+A recipe returns a `Settings`; `path=value` edits change it; `settings.json` in the run's folder keeps it. Below `run.py` nothing sees
+the whole tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from daybreak.model.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What to train on."""
+
+    dir: str = "data/demo"
+    """The folder that `daybreak data prepare` wrote."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train. Tokens are the unit of batch size and duration."""
+
+    train_tokens: int = 10_000_000_000
+    """How many tokens to train on, over as many epochs as that takes."""
+    batch_tokens: int = 524_288
+    """How many tokens make one step of the optimizer, on all devices together."""
+    micro_batch: int | None = None
+    """How many sequences one device computes at once; none chooses. The result does not depend on it, but for rounding."""
+    learning_rate: float = 6e-4
+    """The highest learning rate, reached at the end of the warm-up."""
+    final_learning_rate: float = 0.1
+    """What the cosine decays to, as a share of learning_rate."""
+    warmup_tokens: int = 375_000_000
+    """Over how many tokens the learning rate rises from zero."""
+    decay_tokens: int | None = None
+    """At how many tokens the cosine reaches its end; none takes train_tokens."""
+    optimizer: Literal["adamw", "adamw-plain"] = "adamw"
+    """adamw is torch's fused kernel, adamw-plain the same written out to be read."""
+    beta1: float = 0.9
+    """AdamW's memory of the gradient."""
+    beta2: float = 0.95
+    """AdamW's memory of the squared gradient."""
+    epsilon: float = 1e-8
+    """Added to AdamW's denominator."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices and embeddings."""
+    grad_clip: float = 1.0
+    """The gradient is scaled down to this length where it is longer; 0 never."""
+    seed: int = 1337
+    """Decides the initial weights, the order of the data and the dropout."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with these values, as (field, sentence)."""
+        for name in ("train_tokens", "batch_tokens"):
+            if (value := getattr(self, name)) < 1:
+                yield name, f"wanted at least 1, came {value}"
+        if self.micro_batch is not None and self.micro_batch < 1:
+            yield "micro_batch", f"wanted at least 1 or none, came {self.micro_batch}"
+        for name in ("learning_rate", "epsilon"):
+            if (number := getattr(self, name)) <= 0:
+                yield name, f"wanted more than 0, came {number}"
+        for name in ("weight_decay", "grad_clip", "warmup_tokens", "seed"):
+            if (number := getattr(self, name)) < 0:
+                yield name, f"wanted 0 or more, came {number}"
+        if not 0 <= self.final_learning_rate <= 1:
+            yield "final_learning_rate", f"wanted a share of learning_rate from 0 to 1, came {self.final_learning_rate}"
+        for name in ("beta1", "beta2"):
+            if not 0 <= (number := getattr(self, name)) < 1:
+                yield name, f"wanted 0 or more and less than 1, came {number}"
+        decay = self.train_tokens if self.decay_tokens is None else self.decay_tokens
+        if self.warmup_tokens > decay:
+            end = "train_tokens" if self.decay_tokens is None else "decay_tokens"
+            yield "warmup_tokens", f"wanted at most {end} = {decay:,}, came {self.warmup_tokens:,}; set it lower, such as {decay // 20:,}"
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """When to look at the validation text, and at how much of it."""
+
+    every_tokens: int = 131_072_000
+    """How many training tokens lie between two evaluations."""
+    tokens: int = 10_485_760
+    """How many validation tokens an evaluation during training reads, always the same ones."""
+    final_tokens: int | None = None
+    """How many the evaluation at the end reads; none reads all."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with these values, as (field, sentence)."""
+        for name in ("every_tokens", "tokens", "final_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                yield name, f"wanted at least 1, came {value}"
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What the model writes while it learns."""
+
+    every_tokens: int = 131_072_000
+    """How many training tokens lie between two samples."""
+    prompts: tuple[str, ...] = ("The",)
+    """How the samples begin; one is written at a time, all at the end."""
+    max_tokens: int = 64
+    """How long a sample may get."""
+    temperature: float = 0.8
+    """As in `daybreak sample`."""
+    top_k: int | None = 50
+    """As in `daybreak sample`."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with these values, as (field, sentence)."""
+        if self.every_tokens < 1:
+            yield "every_tokens", f"wanted at least 1, came {self.every_tokens}"
+        if self.max_tokens < 1:
+            yield "max_tokens", f"wanted at least 1, came {self.max_tokens}"
+        if self.temperature < 0:
+            yield "temperature", f"wanted 0 or more, came {self.temperature}"
+        if self.top_k is not None and self.top_k < 1:
+            yield "top_k", f"wanted at least 1 or none, came {self.top_k}"
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """How a run survives being stopped."""
+
+    every_seconds: float = 900.0
+    """A checkpoint is written this often, and at the end, on Ctrl-C and on SIGTERM."""
+    keep: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with these values, as (field, sentence)."""
+        if self.every_seconds <= 0:
+            yield "every_seconds", f"wanted more than 0, came {self.every_seconds}"
+        if self.keep < 1:
+            yield "keep", f"wanted at least 1, came {self.keep}"
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """What to compute on. These change speed and rounding, not what is learned."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """The number format of matrix products; auto takes what the device does really well."""
+    threads: int | None = None
+    """How many CPU threads to compute with; none leaves it to torch."""
+    attention: Literal["auto", "fused", "plain"] = "auto"
+    """The attention kernel; auto takes the faster for the device."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with these values, as (field, sentence)."""
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            yield "device", f"wanted auto, cpu, cuda, cuda:N or mps, came '{self.device}'"
+        if self.threads is not None and self.threads < 1:
+            yield "threads", f"wanted at least 1 or none, came {self.threads}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run."""
+
+    recipe: str = "gpt2.124m"
+    """The recipe that these settings began as."""
+    model: GPTConfig = field(default_factory=GPTConfig)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    sample: SampleSettings = field(default_factory=SampleSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong between the parts, as (field, sentence)."""
+        T, batch = self.model.context_length, self.train.batch_tokens
+        unit = T * (self.train.micro_batch or 1)
+        if T >= 1 and batch >= 1 and unit >= 1 and batch % unit:
+            near = " and ".join(f"{size:,}" for size in (batch // unit * unit, (batch // unit + 1) * unit) if size)
+            what = f"context_length {T}" + (f" x micro_batch {self.train.micro_batch}" if self.train.micro_batch else "")
+            yield "train.batch_tokens", f"wanted a multiple of {unit:,} ({what}), came {batch:,}; the nearest are {near}"
+
+
+RESULT_PARTS = ("model", "data", "train")
+"""The parts that decide what is learned; a resumed run refuses to differ in them."""
