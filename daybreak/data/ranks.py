@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 import os
 import tempfile
 from collections.abc import Callable
@@ -97,13 +96,15 @@ def merges_of(ranks: Ranks) -> list[tuple[bytes, bytes]]:
         if len(token) == 1:
             continue
         parts = [token[i : i + 1] for i in range(len(token))]
-        while len(parts) > 2:
-            pair_ranks = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
-            lowest = min(pair_ranks)
-            if lowest >= rank:
-                break
-            at = pair_ranks.index(lowest)
+        pairs = [ranks.get(token[i : i + 2], rank) for i in range(len(token) - 1)]  # the rank of each part with its right neighbour
+        while len(parts) > 2 and (lowest := min(pairs)) < rank:
+            at = pairs.index(lowest)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
+            del pairs[at]
+            if at > 0:
+                pairs[at - 1] = ranks.get(parts[at - 1] + parts[at], rank)
+            if at < len(pairs):
+                pairs[at] = ranks.get(parts[at] + parts[at + 1], rank)
         if len(parts) != 2:
             raise TokenizerProblem(f"token {visible(token)!r} (id {rank}): earlier tokens do not merge into it; this vocabulary is not BPE")
         merges.append((parts[0], parts[1]))
