@@ -70,12 +70,13 @@ class Unit:
     """For "hf": which of how many parts of the dataset."""
 
 
-TEXT_SUFFIXES = frozenset(
-    ".txt .text .md .markdown .rst .adoc .org .tex .bib .html .htm .xhtml .xml .css .csv .tsv .log .srt .yaml .yml .toml .ini .cfg "
-    ".py .pyi .pyx .ipy .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .rs .go .java .kt .scala .swift .m .js .mjs .jsx .ts .tsx .vue .rb .pl .pm "
-    ".php .lua .r .jl .hs .ml .mli .ex .exs .erl .clj .lisp .el .scm .f .f90 .f95 .s .asm .sh .bash .zsh .fish .ps1 .bat .sql .cmake "
-    ".mk .proto .graphql .tf .nix .vim .diff .patch".split()  # noqa: SIM905 (a list of 90 quoted items is harder to read)
-)
+_SUFFIXES = """
+    .txt .text .md .markdown .rst .adoc .org .tex .bib .html .htm .xhtml .xml .css .csv .tsv .log .srt .yaml .yml .toml .ini .cfg
+    .py .pyi .pyx .ipy .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .rs .go .java .kt .scala .swift .m .js .mjs .jsx .ts .tsx .vue .rb .pl .pm
+    .php .lua .r .jl .hs .ml .mli .ex .exs .erl .clj .lisp .el .scm .f .f90 .f95 .s .asm .sh .bash .zsh .fish .ps1 .bat .sql .cmake
+    .mk .proto .graphql .tf .nix .vim .diff .patch
+"""
+TEXT_SUFFIXES = frozenset(_SUFFIXES.split())
 """What is read as text in a folder, besides files without a suffix; a file that is named is read whatever it is called."""
 
 PACKED = (".gz", ".zst")
