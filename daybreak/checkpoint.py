@@ -43,7 +43,9 @@ class Restored:
     """Newer checkpoints that were not used, each with the reason."""
 
 
-def save(run: Path, *, step: int, tokens: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], keep: int) -> Path:
+def save(
+    run: Path, *, step: int, tokens: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], keep: int
+) -> Path:
     """Writes the checkpoint of `step` steps done and returns its folder; older ones beyond `keep` are deleted afterwards.
 
     `state` is whatever else the run needs to go on, as JSON. Raises FileProblem if the disk has no room; the last good one stays.
@@ -94,7 +96,9 @@ def restore(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Re
         _restore_random_state(tensors)
         return Restored(folder, state["step"], state["tokens"], state, tuple(rejected))
     if rejected:
-        raise CheckpointProblem(f"{run / 'checkpoints'}: none of its checkpoints verifies ({'; '.join(rejected)}); delete the run's folder to start anew")
+        raise CheckpointProblem(
+            f"{run / 'checkpoints'}: none of its checkpoints verifies ({'; '.join(rejected)}); delete the run's folder to start anew"
+        )
     return None
 
 
@@ -150,7 +154,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
 
 def _random_state() -> dict[str, Tensor]:
     state = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         state["random.cuda"] = torch.cuda.get_rng_state()
     return state
 

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import math
 import re
 import textwrap
@@ -94,7 +95,8 @@ def check(settings: Any, prefix: str = "") -> list[str]:
 def describe(settings: Any, prefix: str = "") -> list[Described]:
     """Every setting with its path, wanted type, value and sentence, in the order of the classes."""
     rows: list[Described] = []
-    sentences, hints = _sentences(type(settings)), _hints(type(settings))
+    cls: Any = type(settings)
+    sentences, hints = _sentences(cls), _hints(cls)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
@@ -106,10 +108,7 @@ def describe(settings: Any, prefix: str = "") -> list[Described]:
 
 def to_dict(settings: Any) -> dict[str, Any]:
     """The settings as nested dicts that JSON can hold (tuples become lists)."""
-    return {
-        field.name: _to_plain(getattr(settings, field.name))
-        for field in dataclasses.fields(settings)
-    }
+    return {field.name: _to_plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
 
 
 def from_dict(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -244,7 +243,7 @@ def _replace(settings: S, changes: Mapping[str, Any]) -> S:
             here[head] = value
     for head, inner in deeper.items():
         here[head] = _replace(getattr(settings, head), inner)
-    return typing.cast(S, dataclasses.replace(settings, **here))  # type: ignore[type-var]
+    return dataclasses.replace(settings, **here)  # type: ignore[type-var]
 
 
 def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
@@ -328,7 +327,7 @@ def _sentences(cls: Any) -> dict[str, str]:
 
 
 def _field_and_string(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in itertools.pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)

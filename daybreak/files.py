@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ def publish_folder(temporary: Path, final: Path) -> None:
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
     sync_folder(temporary)
-    os.rename(temporary, final)
+    temporary.rename(final)
     sync_folder(final.parent)
 
 
@@ -133,7 +133,9 @@ def need_space(folder: Path, size: int) -> None:
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < size:
-        raise FileProblem(f"{folder}: needs {size / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free; free some or choose another folder")
+        raise FileProblem(
+            f"{folder}: needs {size / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free; free some or choose another folder"
+        )
 
 
 def cache_folder() -> Path:

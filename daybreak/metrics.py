@@ -20,7 +20,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_last_line(path)
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Appends one event. Numbers that JSON cannot hold (NaN, infinity) become null."""

@@ -1,6 +1,6 @@
 """Everything that a run can be told, as one tree of frozen dataclasses.
 
-A recipe returns a `Settings`; `path=value` edits change it; `settings.json` in the run's folder keeps it. Below `run.py` nothing sees
+A recipe returns a `Settings`; `path=value` edits change it; `settings.json` in the run's folder keeps it. Below `story.py` nothing sees
 the whole tree.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from daybreak.data.steps import indivisible
 from daybreak.model.config import GPTConfig
 
 
@@ -177,12 +178,10 @@ class Settings:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong between the parts, as (field, sentence)."""
-        T, batch = self.model.context_length, self.train.batch_tokens
-        unit = T * (self.train.micro_batch or 1)
-        if T >= 1 and batch >= 1 and unit >= 1 and batch % unit:
-            near = " and ".join(f"{size:,}" for size in (batch // unit * unit, (batch // unit + 1) * unit) if size)
-            what = f"context_length {T}" + (f" x micro_batch {self.train.micro_batch}" if self.train.micro_batch else "")
-            yield "train.batch_tokens", f"wanted a multiple of {unit:,} ({what}), came {batch:,}; the nearest are {near}"
+        shape, plan = self.model, self.train
+        sizes = (plan.batch_tokens, shape.context_length, plan.micro_batch or 1)
+        if min(sizes) >= 1 and (problem := indivisible(*sizes)):
+            yield "train.batch_tokens", problem
 
 
 RESULT_PARTS = ("model", "data", "train")

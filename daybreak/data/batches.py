@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daybreak.data.order import Permutation
+from daybreak.data.steps import indivisible
 
 
 class Batch(NamedTuple):
@@ -61,7 +62,7 @@ class Batches:
         self.context_length, self.batch_tokens, self.micro_batch = context_length, batch_tokens, micro_batch
         self.rank, self.world_size, self.seed = rank, world_size, seed
         if problem := indivisible(batch_tokens, context_length, micro_batch, world_size):
-            raise ValueError(problem)
+            raise ValueError(f"batch_tokens: {problem}")
         self.windows = (len(tokens) - 1) // context_length
         if self.windows < 1:
             raise ValueError(
@@ -83,7 +84,7 @@ class Batches:
         windows = self.window_numbers(np.arange(first, first + share, dtype=np.int64))
         taken = self._tokens.windows(windows * self.context_length, self.context_length + 1)
         ids = torch.from_numpy(taken.astype(np.int64))  # (share, T + 1)
-        return [Batch(rows[:, :-1], rows[:, 1:]) for rows in ids.split(self.micro_batch)]
+        return [Batch(rows[:, :-1], rows[:, 1:]) for rows in torch.split(ids, self.micro_batch)]
 
     def window_numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which window stands at each position of the endless sequence of epochs: (N,) -> (N,)."""
@@ -141,29 +142,5 @@ def validation_windows(tokens: Tokens, context_length: int, most_tokens: int | N
     return [(start, min(context_length, total - start)) for start in range(0, total, context_length)]
 
 
-def indivisible(batch_tokens: int, context_length: int, micro_batch: int, world_size: int) -> str:
-    """Why a batch cannot be divided into micro-batches of whole sequences, with the nearest legal sizes; '' if it can."""
-    unit = context_length * micro_batch * world_size
-    if batch_tokens >= unit and batch_tokens % unit == 0:
-        return ""
-    below, above = batch_tokens // unit * unit, (batch_tokens // unit + 1) * unit
-    near = " and ".join(f"{size:,}" for size in (below, above) if size > 0)
-    return (
-        f"batch_tokens: wanted a multiple of {unit:,} (context_length {context_length} x micro_batch {micro_batch} x {world_size} "
-        f"device{'s' if world_size > 1 else ''}), came {batch_tokens:,}; the nearest are {near}"
-    )
-
-
-def largest_micro_batch(sequences: int, most: int) -> int:
-    """The largest divisor of `sequences` that is at most `most`."""
-    return max(divisor for divisor in range(1, max(1, most) + 1) if sequences % divisor == 0)
-
-
 def _to(part: Tensor, device: torch.device, pin: bool) -> Tensor:
     return (part.pin_memory() if pin else part).to(device, non_blocking=True)
-
-
-def steps_for(train_tokens: int, batch_tokens: int) -> int:
-    """How many steps of `batch_tokens` it takes to see `train_tokens`, the last one rounded up."""
-    return -(-train_tokens // batch_tokens)
-

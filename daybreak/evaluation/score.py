@@ -47,6 +47,10 @@ class Score:
         """nats / ln 2 / bytes."""
         return self.nats / math.log(2) / max(1, self.text_bytes)
 
+    def figures(self) -> dict[str, float]:
+        """The three by name."""
+        return {"val_loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
+
 
 @torch.no_grad()
 def score(

@@ -42,8 +42,9 @@ class GPTConfig:
         if self.n_head > 0 and self.d_model > 0 and self.d_model % self.n_head:
             below = self.d_model // self.n_head * self.n_head
             near = [width for width in (below, below + self.n_head) if width > 0]
-            yield "d_model", (
-                f"wanted a multiple of n_head = {self.n_head}, came {self.d_model}; the nearest are {' and '.join(map(str, near))}"
+            yield (
+                "d_model",
+                (f"wanted a multiple of n_head = {self.n_head}, came {self.d_model}; the nearest are {' and '.join(map(str, near))}"),
             )
         if not 0.0 <= self.dropout < 1.0:
             yield "dropout", f"wanted 0 or more and less than 1, came {self.dropout}"
@@ -60,7 +61,9 @@ class GPTConfig:
     def tokens(self) -> int:
         """The vocabulary's size as a plain integer. Raises ValueError while it is still to be taken from the data."""
         if self.vocab_size is None:
-            raise ValueError("model.vocab_size: wanted a number to build a model, came none; set it, or let `daybreak.run` take it from the data")
+            raise ValueError(
+                "model.vocab_size: wanted a number to build a model, came none; set it, or let `daybreak.run` take it from the data"
+            )
         return self.vocab_size
 
     @property

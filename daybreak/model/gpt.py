@@ -45,7 +45,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layer: int = 0, kv_cache: KVCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.drop(self.attention(self.attention_norm(x), layer, kv_cache))
-        return x + self.drop(self.mlp(self.mlp_norm(x)))
+        out: Tensor = x + self.drop(self.mlp(self.mlp_norm(x)))
+        return out
 
 
 class GPT(nn.Module):

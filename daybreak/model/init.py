@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from daybreak.model.attention import Kernel, automatic
 from daybreak.model.config import GPTConfig
 from daybreak.model.gpt import GPT
 
@@ -49,10 +50,10 @@ def initialize(model: GPT, seed: int) -> GPT:
     return model
 
 
-def build(config: GPTConfig, seed: int, device: torch.device | str = "cpu") -> GPT:
+def build(config: GPTConfig, seed: int, device: torch.device | str = "cpu", kernel: Kernel = automatic) -> GPT:
     """A freshly initialised model on `device`, without torch's own initialisation, which would be thrown away."""
     with torch.device("meta"):
-        model = GPT(config)
+        model = GPT(config, kernel)
     return initialize(model.to_empty(device=device), seed)
 
 

@@ -18,7 +18,14 @@ class KVCache:
     model calls `advance` once all layers have.
     """
 
-    def __init__(self, config: GPTConfig, batch: int = 1, capacity: int | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch: int = 1,
+        capacity: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.capacity = capacity or config.context_length
         self.length = 0
         shape = (config.n_layer, batch, config.n_head, self.capacity, config.head_size)

@@ -14,11 +14,11 @@ RECIPES: dict[str, Callable[[], Settings]] = {
 }
 
 
-def recipe(name: str) -> Settings:
+def recipe_settings(name: str) -> Settings:
     """The settings of a recipe by name, such as `gpt2.124m`. Raises ConfigError with the nearest name for one that is not there."""
     if name not in RECIPES:
         raise config.ConfigError([f"{name}: no such recipe{config.closest(name, RECIPES)}; there are {', '.join(RECIPES)}"])
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "demo", "gpt2", "recipe"]
+__all__ = ["RECIPES", "demo", "gpt2", "recipe_settings"]

@@ -84,7 +84,9 @@ def train(
         yield Step(step, loss, grad_norm, learning_rate, tokens, accepted)
 
 
-def accumulate(model: nn.Module, micro_batches: Sequence[Batch], objective: Objective, precision: MixedPrecision, probe: Probe | None = None) -> Tensor:
+def accumulate(
+    model: nn.Module, micro_batches: Sequence[Batch], objective: Objective, precision: MixedPrecision, probe: Probe | None = None
+) -> Tensor:
     """Adds the gradient of the step's mean loss to the parameters, one micro-batch after another, and returns that loss ().
 
     Each micro-batch contributes (sum of its tokens' losses) / (token weight of the whole step), so the result does not depend on

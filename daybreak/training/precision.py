@@ -18,15 +18,15 @@ class MixedPrecision:
 
     def __init__(self, precision: str, device: torch.device) -> None:
         self.precision = precision
-        self._device = device
+        self.device = device
         self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # type: ignore[attr-defined]
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Within it matrix products are computed in the 16-bit format; in fp32 nothing changes."""
         if self._dtype is None:
             return contextlib.nullcontext()
-        return torch.autocast(self._device.type, self._dtype)
+        return torch.autocast(self.device.type, self._dtype)
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass, of the scaled loss where the format needs it."""

@@ -33,6 +33,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(name: str, model: nn.Module, *, weight_decay: float, betas: tuple[float, float], epsilon: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, model: nn.Module, *, weight_decay: float, betas: tuple[float, float], epsilon: float
+) -> torch.optim.Optimizer:
     """The named optimizer over the model's decay groups. The loop sets the learning rate before every step."""
     return OPTIMIZERS[name](decay_groups(model, weight_decay), lr=0.0, betas=betas, eps=epsilon)

@@ -14,8 +14,8 @@ import torch
 class AdamW(torch.optim.Optimizer):
     """m and v are running averages of the gradient and of its square; the step is m / sqrt(v), corrected for their start at 0.
 
-        m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
-        w = w - lr weight_decay w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+    m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
+    w = w - lr weight_decay w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
     """
 
     def __init__(

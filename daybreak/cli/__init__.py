@@ -1,0 +1,32 @@
+"""The command line: `daybreak VERB ...`.
+
+Standard output carries results (with --json one JSON object), standard error everything else. Exit status: 0 done, 1 the work
+failed, 2 a wrong request, told in one line per error, 130 after Ctrl-C. A traceback appears only with --debug.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    from daybreak.cli import speak
+    from daybreak.cli.app import command
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        status = command()(words, prog_name="daybreak", standalone_mode=False)
+    except KeyboardInterrupt:
+        speak.say("stopped; the same command goes on from what is saved")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe went away, as `head` does
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        return speak.failure(error)
+    return status if isinstance(status, int) else 0

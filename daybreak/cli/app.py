@@ -1,0 +1,54 @@
+"""The table of verbs. Each is a function in the file of its group; nothing heavy is imported before one is called."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+import daybreak
+from daybreak.cli import data, machine, model, report, train
+
+
+@functools.cache
+def command() -> Any:
+    """The whole command line as one click command."""
+    app = typer.Typer(
+        help="Train GPT-2 and GPT-3 from scratch: from raw text to a model that is evaluated, explained and served.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        epilog="Begin with: daybreak data prepare python:docs --out data/demo; daybreak train demo",
+    )
+    app.callback()(_options)
+    data_app = typer.Typer(help="Turn text into tokens on disk, check them, look at them.", no_args_is_help=True, rich_markup_mode=None)
+    data_app.command("prepare")(data.prepare)
+    data_app.command("verify")(data.verify)
+    data_app.command("show")(data.show)
+    app.add_typer(data_app, name="data")
+    tokenizer_app = typer.Typer(help="Learn a tokenizer from text.", no_args_is_help=True, rich_markup_mode=None)
+    tokenizer_app.command("train")(data.train_tokenizer)
+    app.add_typer(tokenizer_app, name="tokenizer")
+    app.command("train", cls=train.WithSettings)(train.train)
+    app.command("plan", cls=train.WithSettings)(train.plan)
+    app.command("eval")(model.evaluate)
+    app.command("sample")(model.sample)
+    app.command("report")(report.report)
+    app.command("doctor")(machine.doctor)
+    return get_command(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"daybreak {daybreak.__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass

@@ -1,0 +1,164 @@
+"""`daybreak data ...` and `daybreak tokenizer train`: text into tokens on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daybreak.cli import speak
+
+if TYPE_CHECKING:
+    from daybreak.data.prepare import Progress
+
+_SOURCES = (
+    "Text, jsonl or parquet files (.gz and .zst too), folders, hf:NAME[:CONFIG[:SPLIT]], - for standard input, python:docs, python:code."
+)
+
+
+def prepare(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="gpt2; bpe, learned from the text; bytes; chars; or a folder with a tokenizer.json.")
+    ] = "bpe",
+    vocab_size: Annotated[int, typer.Option(help="How many tokens a learned bpe has.")] = 8192,
+    val_fraction: Annotated[float, typer.Option(help="The share of the text kept for validation.")] = 0.01,
+    split: Annotated[str, typer.Option(help="document: whole documents; tail: the end of each; auto: by their number.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Decides the order of the documents and which are kept for validation.")] = 1337,
+    workers: Annotated[int | None, typer.Option(help="How many processes; as many as there are cores by default.")] = None,
+    shard_tokens: Annotated[int, typer.Option(help="How many tokens a file holds.")] = 100_000_000,
+    text_field: Annotated[str, typer.Option(help="The field of jsonl and parquet files that holds the text.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+) -> None:
+    """Turn text into token files, in parallel; stopped at any moment, the same command goes on."""
+    from daybreak.data.manifest import load_manifest
+    from daybreak.data.prepare import prepare as prepared
+
+    _follow(
+        prepared(
+            sources,
+            out,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            val_fraction=val_fraction,
+            split=split,
+            seed=seed,
+            workers=workers,
+            shard_tokens=shard_tokens,
+            text_field=text_field,
+        )
+    )
+    manifest = load_manifest(out)
+    figures = _figures(manifest)
+    skipped = "".join(f", {count:,} {reason}" for reason, count in manifest.skipped.items())
+    speak.result(
+        figures,
+        as_json,
+        f"{out}: {manifest.documents:,} documents ({manifest.duplicates:,} duplicates left out{skipped})\n"
+        f"train     {manifest.train.tokens:,} tokens, {manifest.train.text_bytes / 1e6:,.2f} MB of text\n"
+        f"val       {manifest.val.tokens:,} tokens, {manifest.val.text_bytes / 1e6:,.2f} MB of text\n"
+        f"tokenizer {manifest.tokenizer['name']}, {manifest.tokenizer['vocab_size']:,} tokens",
+    )
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of prepared data.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
+) -> int:
+    """Check every file of prepared data against its checksum."""
+    from daybreak.data.inspection import verify as verified
+
+    problems = verified(folder)
+    text = "\n".join(problems) or f"{folder}: every byte is as it was written"
+    speak.result({"data": str(folder), "problems": problems}, as_json, text)
+    return int(bool(problems))
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of prepared data.")],
+    documents: Annotated[int, typer.Option(help="How many documents of each split to show.")] = 2,
+    characters: Annotated[int, typer.Option(help="How much of each document to show.")] = 600,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all as one JSON object.")] = False,
+) -> None:
+    """Show the figures of prepared data, and decoded documents as the model will read them."""
+    from daybreak.data.inspection import sample_documents
+    from daybreak.data.manifest import load_manifest
+
+    manifest = load_manifest(folder)
+    figures = _figures(manifest)
+    samples = {name: sample_documents(folder, name, documents, characters) for name in ("train", "val")}
+    lines = [f"{name:18}{value:,}" if isinstance(value, int) else f"{name:18}{value}" for name, value in figures.items()]
+    for name, texts in samples.items():
+        for text in texts:
+            lines += ["", f"--- {name} ---", text]
+    speak.result({**figures, "samples": samples}, as_json, "\n".join(lines))
+
+
+def train_tokenizer(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCES)],
+    vocab_size: Annotated[int, typer.Option(help="How many tokens to learn, the 256 bytes and the end of text included.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    text_field: Annotated[str, typer.Option(help="The field of jsonl and parquet files that holds the text.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+) -> None:
+    """Learn a byte-level BPE from text; `data prepare --tokenizer DIR` uses it."""
+    from daybreak import files
+    from daybreak.data.sources import documents
+    from daybreak.data.tokenizer import train_bpe
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise files.FileProblem(f"{out}: wanted a new or empty folder, it holds something already; give another --out")
+    speak.say(f"learning {vocab_size:,} tokens")
+    tokenizer = train_bpe((document.text for document in documents(sources, text_field=text_field)), vocab_size)
+    try:
+        tokenizer.save(out)
+    except OSError as error:
+        raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
+    speak.result({"tokenizer": str(out), "vocab_size": tokenizer.vocab_size}, as_json, f"{out}: {tokenizer.vocab_size:,} tokens")
+
+
+def _figures(manifest: Any) -> dict[str, Any]:
+    return {
+        "data": str(manifest.folder),
+        "documents": manifest.documents,
+        "duplicates": manifest.duplicates,
+        "split": manifest.split,
+        "train_tokens": manifest.train.tokens,
+        "val_tokens": manifest.val.tokens,
+        "train_bytes": manifest.train.text_bytes,
+        "val_bytes": manifest.val.text_bytes,
+        "bytes_per_token": round(manifest.train.text_bytes / max(1, manifest.train.tokens), 3),
+        "tokenizer": manifest.tokenizer["name"],
+        "vocab_size": manifest.tokenizer["vocab_size"],
+        "skipped": manifest.skipped,
+    }
+
+
+def _follow(steps: Iterable[Progress]) -> None:
+    """Shows one bar for each stage of the work, or a line for each where there is no terminal."""
+    console = speak.console()
+    if not console.is_terminal:
+        stage = ""
+        for step in steps:
+            if step.stage != stage:
+                stage = step.stage
+                speak.say(f"{stage:10}{step.note}")
+        return
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+        for step in steps:
+            if step.stage not in tasks:
+                tasks[step.stage] = bars.add_task(step.stage, note="")
+            bars.update(tasks[step.stage], total=step.total, completed=step.done, note=step.note)

@@ -1,0 +1,45 @@
+"""`daybreak doctor`: the machine, the versions, what is missing and what it would give."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from daybreak.cli import speak
+
+_OPTIONAL = {
+    "pyarrow": "reads .parquet files: pip install 'daybreak[parquet]'",
+    "datasets": "streams hf:NAME datasets: pip install 'daybreak[hf]'",
+    "transformers": "opens exported models in the field's common library: pip install transformers",
+}
+
+
+def doctor(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run whose checkpoints are to be verified too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
+) -> int:
+    """Say what this machine can do, what is missing, and whether a run's checkpoints are whole."""
+    import torch
+
+    from daybreak import checkpoint, files, machine
+
+    device = machine.choose_device()
+    precision = machine.choose_precision(device)
+    missing = {name: gives for name, gives in _OPTIONAL.items() if importlib.util.find_spec(name) is None}
+    findings: dict[str, Any] = {**machine.facts(device, precision), "threads": torch.get_num_threads(), "missing": missing}
+    lines = [f"{name:11}{value}" for name, value in findings.items() if name != "missing"]
+    lines += [f"missing    {name} {gives}" for name, gives in missing.items()]
+    damaged = False
+    if run is not None:
+        if not (run / "settings.json").is_file():
+            raise files.FileProblem(f"{run}: wanted a run's folder, found no settings.json in it")
+        checked = {folder.name: checkpoint.problems(folder) for folder in checkpoint.found(run)}
+        findings["checkpoints"] = checked
+        damaged = any(checked.values())
+        lines += [f"{name}  {'; '.join(problems) or 'every byte is as it was written'}" for name, problems in checked.items()]
+        lines += [] if checked else [f"{run} has no checkpoint"]
+    speak.result(findings, as_json, "\n".join(lines))
+    return int(damaged)

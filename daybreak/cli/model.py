@@ -1,0 +1,66 @@
+"""`daybreak eval` and `daybreak sample`: what a trained model knows, and what it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daybreak.cli import speak
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, or a GPT-2 in Hugging Face's form.")],
+    data: Annotated[Path | None, typer.Option(help="Prepared data to evaluate on; the run's own by default.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Evaluate a model on a validation text: loss, perplexity, bits per byte."""
+    from daybreak import config, files, loading, machine, story
+    from daybreak.settings import Settings
+
+    if data is None:
+        if not (folder / "settings.json").is_file():
+            raise files.FileProblem(f"{folder}: holds no run whose data could be taken; name prepared data with --data DIR")
+        data = Path(config.from_dict(Settings, files.read_json(folder / "settings.json")).data.dir)
+    machine.prepare_cpu()
+    model = loading.load(folder, device=device)
+    result = story.evaluate(model, story.Data.open(data))
+    tasks = {"validation": {name: {"value": value, "stderr": None, "n": result.tokens} for name, value in result.figures().items()}}
+    text = f"{data}: {result.tokens:,} validation tokens\n" + "\n".join(f"{name:14}{value:.4f}" for name, value in result.figures().items())
+    speak.result({"model": str(folder), "data": str(data), "tasks": tasks}, as_json, text)
+
+
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, or a GPT-2 in Hugging Face's form.")],
+    prompt: Annotated[str, typer.Argument(help="How the text begins; nothing begins a new one.")] = "",
+    temperature: Annotated[float, typer.Option(help="Below 1 bolder, above 1 wilder, 0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Keep only the k likeliest tokens; 0 keeps all.")] = 50,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens that together have this probability; 1 keeps all.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed writes the same text.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="How many tokens to write at most.")] = 200,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the text as one JSON object.")] = False,
+) -> None:
+    """Let a model continue a text."""
+    from daybreak import config, loading
+    from daybreak.inference.sampling import Sampling
+
+    problems = config.check(Sampling(temperature, top_k or None, None if top_p == 1 else top_p))
+    if max_tokens < 1:
+        problems.append(f"max_tokens: wanted at least 1, came {max_tokens}")
+    if problems:
+        raise config.ConfigError(["--" + problem.replace("_", "-", 1) for problem in problems])
+    model = loading.load(folder, device=device)
+    pieces = []
+    if not as_json:
+        speak.write(prompt)
+    for piece in model.write(
+        prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k or None, top_p=None if top_p == 1 else top_p, seed=seed
+    ):
+        pieces.append(piece)
+        if not as_json:
+            speak.write(piece)
+    text = "".join(pieces)
+    speak.result({"text": text, "tokens": len(model.tokenizer.encode(text))}, as_json, "")

@@ -1,0 +1,62 @@
+"""How the command line speaks: results on standard output, the rest on standard error, an error in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# typer's base of all that can be wrong with a command line. Newer versions carry a click of their own, so it is reached
+# through a public name instead of through click.
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+
+
+def say(text: str) -> None:
+    """One message for the person, on standard error."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def result(values: dict[str, Any], as_json: bool, text: str) -> None:
+    """A command's result on standard output: as one JSON object, or as text for a person."""
+    print(json.dumps(values, ensure_ascii=False) if as_json else text, flush=True)  # noqa: T201
+
+
+def write(piece: str) -> None:
+    """Text as it comes, without a line's end."""
+    print(piece, end="", flush=True)  # noqa: T201
+
+
+def console() -> Console:
+    """A rich console on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def failure(error: Exception) -> int:
+    """Tells an error in one line per problem and returns the exit status: 2 for a wrong request, 1 for work that failed."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, _USAGE_ERROR):
+        message = error.format_message()
+        where = getattr(error, "ctx", None)
+        say(f"error: {_one_line(message)}" + (f" (`{where.command_path} --help` tells more)" if where else ""))
+        return 2
+    if isinstance(error, ValueError):  # each of our own problems is one; a part that was asked for the impossible raises it too
+        for problem in getattr(error, "problems", None) or [str(error)]:
+            say(f"error: {_one_line(problem)}")
+        return 1 if type(error).__name__ == "CheckpointProblem" else 2
+    if type(error).__module__.startswith("daybreak."):
+        say(f"error: {_one_line(str(error))}")
+        return 1
+    say(f"error: unexpected {type(error).__name__}: {_one_line(str(error))}; the same command with --debug shows where")
+    return 1
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

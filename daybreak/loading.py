@@ -1,0 +1,188 @@
+"""From a folder to a model that answers: a run, finished or not, or a Hugging Face folder of a GPT-2.
+
+    model = load("runs/dawn")
+    for piece in model.write("The sun", temperature=0.8, max_tokens=50):
+        print(piece, end="")
+
+B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from daybreak import checkpoint, config, files
+from daybreak.data.tokenizer import Tokenizer, TokenizerProblem, load_tokenizer
+from daybreak.data.utf8 import Utf8Stream
+from daybreak.inference.generate import generate
+from daybreak.inference.sampling import Sampling
+from daybreak.machine import choose_device
+from daybreak.model import hf
+from daybreak.model.config import GPTConfig
+from daybreak.model.gpt import GPT
+from daybreak.model.kv_cache import KVCache
+from daybreak.settings import Settings
+
+Reshaping = Callable[[GPT], GPT]
+"""Changes a model's structure: quantization, structured pruning, adapters. Its name is kept beside the weights."""
+
+RESHAPINGS: dict[str, Reshaping] = {}
+"""By name, what a saved model may have been through; `load` does it again before it reads the weights."""
+
+
+class Model:
+    """A model with its tokenizer. Callable as the model is: (B, T) token ids to (B, T, V) logits."""
+
+    def __init__(self, gpt: GPT, tokenizer: Tokenizer) -> None:
+        self.gpt = gpt.eval()
+        self.tokenizer = tokenizer
+
+    @property
+    def config(self) -> GPTConfig:
+        """The architecture."""
+        return self.gpt.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.gpt.token_embedding.weight.device
+
+    def __call__(self, tokens: Tensor, kv_cache: KVCache | None = None) -> Tensor:
+        """(B, T) token ids -> (B, T, V) logits."""
+        logits: Tensor = self.gpt(tokens.to(self.device), kv_cache)
+        return logits
+
+    def write(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = 50,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Continues `prompt`, yielding text as soon as its characters are complete, until `max_tokens` or the end of the text.
+
+        An empty prompt begins a new text. Raises ConfigError for impossible sampling settings.
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        if wrong := config.check(sampling):
+            raise config.ConfigError(wrong)
+        generator = torch.Generator(self.device)
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        ids = self.tokenizer.encode(prompt).tolist() or [self.tokenizer.eot]
+        stream = Utf8Stream()
+        tokens = generate(
+            self,
+            torch.tensor([ids], device=self.device),
+            max_tokens=max_tokens,
+            context_length=self.config.context_length,
+            sampling=sampling,
+            kv_cache=KVCache(self.config, device=self.device),
+            generator=generator,
+        )
+        for token in tokens:
+            if int(token) == self.tokenizer.eot:
+                break
+            if text := stream.push(self.tokenizer.token_bytes(int(token))):
+                yield text
+        if text := stream.flush():
+            yield text
+
+
+def load(folder: str | Path, *, device: str = "auto", reshapings: Mapping[str, Reshaping] = RESHAPINGS) -> Model:
+    """Opens a run's folder (its finished model, else its newest checkpoint), or a folder in Hugging Face's form.
+
+    Raises FileProblem, or a ValueError of the part concerned, in one line.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise files.FileProblem(f"{folder}: no such folder{config.closest(folder.name, _neighbours(folder))}; a run's folder is wanted")
+    place = choose_device(device)
+    for candidate in (folder / "model", folder):
+        if (candidate / "config.json").is_file():
+            return _load_model(candidate, place, reshapings)
+    if (folder / "settings.json").is_file():
+        return _load_checkpoint(folder, place)
+    raise files.FileProblem(f"{folder}: wanted a run's folder or a model's, found neither settings.json nor config.json in it")
+
+
+def write_model(folder: Path, gpt: GPT, tokenizer: Tokenizer, reshapings: Sequence[str] = ()) -> None:
+    """Writes a finished model's folder, whole or not at all, replacing one of the same name.
+
+    A plain GPT-2 is written so that `transformers` opens it as it is; a reshaped one in our own names, with its reshapings.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    ours = {"model": config.to_dict(gpt.config), "reshapings": list(reshapings), "tokenizer": tokenizer.fingerprint}
+    if reshapings:
+        described: dict[str, Any] = {"model_type": "daybreak"}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in gpt.state_dict().items()}
+    else:
+        described = hf.export_config(gpt.config, tokenizer.eot)
+        tensors = hf.export_state(gpt.state_dict(), gpt.config)
+    save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+    files.write_json(temporary / "config.json", {**described, "daybreak": ours})
+    tokenizer.save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    files.publish_folder(temporary, folder)
+
+
+def _load_model(folder: Path, device: torch.device, reshapings: Mapping[str, Reshaping]) -> Model:
+    described = files.read_json(folder / "config.json")
+    ours = described.get("daybreak", {})
+    shape = config.from_dict(GPTConfig, ours["model"]) if ours else hf.import_config(described)
+    with torch.device("meta"):
+        gpt = GPT(shape)
+    for name in ours.get("reshapings", ()):
+        if name not in reshapings:
+            raise files.FileProblem(f"{folder}: was reshaped by '{name}', which is not known here{config.closest(name, reshapings)}")
+        gpt = reshapings[name](gpt)
+    state = _tensors(folder / "model.safetensors")
+    if not ours.get("reshapings"):
+        state = hf.import_state(state, shape)
+    return Model(_filled(gpt, state, folder, device), load_tokenizer(folder))
+
+
+def _load_checkpoint(run: Path, device: torch.device) -> Model:
+    settings = config.from_dict(Settings, files.read_json(run / "settings.json"))
+    for folder in reversed(checkpoint.found(run)):
+        if not checkpoint.problems(folder):
+            with torch.device("meta"):
+                gpt = GPT(settings.model)
+            return Model(_filled(gpt, _tensors(folder / "model.safetensors"), folder, device), load_tokenizer(run / "tokenizer"))
+    raise files.FileProblem(f"{run}: has no finished model and no checkpoint that verifies yet; let `daybreak train {run}` go on")
+
+
+def _filled(gpt: GPT, state: dict[str, Tensor], folder: Path, device: torch.device) -> GPT:
+    try:
+        gpt.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise files.FileProblem(f"{folder}: its weights do not fit its config.json ({str(error).splitlines()[-1].strip()})") from None
+    return gpt.to(device)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise files.FileProblem(f"{path}: wanted the model's weights, found nothing there") from None
+    except (SafetensorError, OSError) as error:
+        raise files.FileProblem(f"{path}: cannot be read ({error})") from None
+
+
+def _neighbours(folder: Path) -> list[str]:
+    return [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+
+
+__all__ = ["RESHAPINGS", "Model", "Reshaping", "TokenizerProblem", "load", "write_model"]

@@ -1,0 +1,428 @@
+"""The story of a training run, from settings to a finished model, told as events.
+
+    for event in events(settings, "runs/dawn"):
+        print(event)
+
+Every event is also a line of `metrics.jsonl` in the run's folder. Called again on the same folder, a run goes on where its newest
+verified checkpoint stands, with the same losses as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from daybreak import checkpoint, config, files, machine, metrics
+from daybreak.data.batches import Ahead, Batches, validation_windows
+from daybreak.data.manifest import Manifest, load_manifest
+from daybreak.data.shards import TokenStream
+from daybreak.data.steps import largest_micro_batch, steps_for
+from daybreak.data.tokenizer import Tokenizer, load_tokenizer
+from daybreak.evaluation.score import Score, compressed_bits_per_byte, score
+from daybreak.loading import Model, write_model
+from daybreak.model import init
+from daybreak.model.attention import KERNELS
+from daybreak.model.config import GPTConfig
+from daybreak.model.flops import flops_per_token, parameter_count
+from daybreak.model.gpt import GPT
+from daybreak.settings import RESULT_PARTS, Settings
+from daybreak.training.guard import Guard, TrainingFailed
+from daybreak.training.loop import Step, train
+from daybreak.training.optimizers import make_optimizer
+from daybreak.training.precision import MixedPrecision
+from daybreak.training.schedules import warmup_cosine
+
+Event = dict[str, Any]
+
+_MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
+_MOST_COMPRESSED_BYTES = 32 << 20  # xz -9 takes about a second a megabyte
+
+
+class RunFailed(RuntimeError):
+    """The work itself failed, not the request; the message says what helps."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A prepared data folder, opened."""
+
+    folder: Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+    train: TokenStream
+    val: TokenStream
+
+    @staticmethod
+    def open(folder: Path) -> Data:
+        """Raises a named error if the folder is no prepared data."""
+        manifest = load_manifest(folder)
+        return Data(
+            folder,
+            manifest,
+            load_tokenizer(folder / "tokenizer"),
+            TokenStream(manifest.shard_paths("train")),
+            TokenStream(manifest.shard_paths("val")),
+        )
+
+
+def run(settings: Settings, out: str | Path, show: Callable[[Event], None] | None = None) -> Event:
+    """Trains to the end, or until a signal stops it, and returns the last event; `show` is called with each event."""
+    last: Event = {}
+    for last in events(settings, out):
+        if show is not None:
+            show(last)
+    return last
+
+
+def events(settings: Settings, out: str | Path) -> Iterator[Event]:
+    """Trains, evaluates, samples, saves; yields what happens as it happens.
+
+    The last event is `end`, or `stop` after SIGINT or SIGTERM. Raises ConfigError for settings that cannot work (all told at
+    once), FileProblem for files, RunFailed where the work fails.
+    """
+    out = Path(out)
+    settings, data, device, precision = _resolve(settings)
+    folder_is_new = _open_folder(out, settings, data)
+    with Stopping() as stopping:
+        story = _Story(settings, out, data, device, precision)
+        try:
+            yield from story.tell(stopping, folder_is_new)
+        except TrainingFailed as error:
+            raise RunFailed(str(error)) from None
+        except OSError as error:
+            raise RunFailed(
+                f"{out}: {error.strerror or error}; free space or mend the folder, then give the same command to go on"
+            ) from None
+        finally:
+            story.close()
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a run's folder holds a finished run."""
+    return (out / "model" / "config.json").is_file() and (out / "settings.json").is_file()
+
+
+def evaluate(model: Model, data: Data) -> Score:
+    """Scores a loaded model on the whole validation text of prepared data. Raises ConfigError if their tokenizers differ."""
+    if model.tokenizer.fingerprint != data.tokenizer.fingerprint:
+        names = f"wanted the model's {model.tokenizer.name} tokenizer, came another ({data.tokenizer.name})"
+        raise config.ConfigError([f"{data.folder}: {names}; prepare the text again with --tokenizer MODEL_DIR"])
+    precision = MixedPrecision(machine.choose_precision(model.device), model.device)
+    return score_validation(model.gpt, data, precision, batch=_micro_batch(8192, model.config.context_length, model.device))
+
+
+def score_validation(gpt: GPT, data: Data, precision: MixedPrecision, batch: int, most_tokens: int | None = None) -> Score:
+    """Scores a GPT on the fixed validation windows, all of them or the first `most_tokens` tokens."""
+    gpt.eval()
+
+    def predict(tokens: Tensor) -> Tensor:
+        with precision.autocast():
+            logits: Tensor = gpt(tokens)
+        return logits
+
+    windows = validation_windows(data.val, gpt.config.context_length, most_tokens)
+    return score(predict, data.val, windows, data.tokenizer.byte_lengths(), device=precision.device, batch=batch)
+
+
+class Stopping:
+    """Turns the first SIGINT or SIGTERM into a wish that the run grants after its step; the second ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the signals back to whoever had them."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _heard(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        self.release()
+
+
+class _Story:
+    """One run in memory: what it works with, and the parts of its story."""
+
+    def __init__(self, settings: Settings, out: Path, data: Data, device: torch.device, precision: machine.Precision) -> None:
+        self.settings, self.out, self.data, self.device = settings, out, data, device
+        if device.type == "cpu":
+            machine.prepare_cpu(settings.machine.threads)
+        machine.seed_everything(settings.train.seed)
+        shape, plan = settings.model, settings.train
+        self.facts = {
+            "parameters": parameter_count(shape),
+            "flops_per_token": flops_per_token(shape),
+            **machine.facts(device, precision),
+        }
+        self.gpt = init.build(shape, plan.seed, device, KERNELS[settings.machine.attention])
+        self.optimizer = make_optimizer(
+            plan.optimizer, self.gpt, weight_decay=plan.weight_decay, betas=(plan.beta1, plan.beta2), epsilon=plan.epsilon
+        )
+        self.precision = MixedPrecision(precision, device)
+        self.guard = Guard()
+        self.batches = Batches(
+            data.train,
+            context_length=shape.context_length,
+            batch_tokens=plan.batch_tokens,
+            micro_batch=plan.micro_batch or _micro_batch(plan.batch_tokens, shape.context_length, device),
+            seed=plan.seed,
+        )
+        self.ahead = Ahead(self.batches, device)
+        self.model = Model(self.gpt, data.tokenizer)
+        self.metrics = metrics.MetricsFile(out / "metrics.jsonl")
+        self.steps = steps_for(plan.train_tokens, plan.batch_tokens)
+        self.done = 0
+
+    def tell(self, stopping: Stopping, new: bool) -> Iterator[Event]:
+        """The whole story."""
+        yield self._begin(new)
+        yield from self._train(stopping)
+        if stopping.signal is not None and self.done < self.steps:
+            yield self._save()
+            yield self._event("stop", reason=signal.Signals(stopping.signal).name, signal=stopping.signal)
+            return
+        stopping.release()  # the weights are final and about to be saved; from here on Ctrl-C may simply interrupt
+        yield self._save()
+        yield from self._finish()
+
+    def close(self) -> None:
+        """Ends the reading thread and the metrics file."""
+        self.ahead.close()
+        self.metrics.close()
+
+    def _begin(self, new: bool) -> Event:
+        restored = None if new else checkpoint.restore(self.out, self.gpt, self.optimizer)
+        plan = {
+            **self.facts,
+            "steps": self.steps,
+            "train_tokens": self.steps * self.batches.batch_tokens,
+            "epochs": round(self.steps * self.batches.sequences / self.batches.windows, 2),
+            "micro_batch": self.batches.micro_batch,
+            "val_tokens": len(self.data.val),
+        }
+        if restored is None:
+            return self._event("start", **plan)
+        if restored.state["data"] != self.data.manifest.fingerprint:
+            raise files.FileProblem(
+                f"{self.data.folder}: its text or tokenizer is not what {self.out} was trained on; give the run another --out"
+            )
+        self.done = restored.step
+        self.guard.skipped_in_a_row = restored.state["skipped_in_a_row"]
+        self.precision.load_state_dict(restored.state["precision"])
+        return self._event("resume", **plan, path=str(restored.path), rejected=list(restored.rejected))
+
+    def _train(self, stopping: Stopping) -> Iterator[Event]:
+        settings, saved_at, last = self.settings, time.monotonic(), time.monotonic()
+        plan = settings.train
+        schedule = warmup_cosine(
+            plan.learning_rate,
+            plan.learning_rate * plan.final_learning_rate,
+            plan.warmup_tokens,
+            plan.decay_tokens or self.steps * self.batches.batch_tokens,
+        )
+        prompts = itertools.cycle(settings.sample.prompts or ("",))
+        steps = train(
+            self.gpt,
+            self.optimizer,
+            self.ahead,
+            schedule,
+            steps=self.steps,
+            start=self.done,
+            max_norm=plan.grad_clip,
+            precision=self.precision,
+            guard=self.guard,
+        )
+        for step in steps:
+            self.done = step.number + 1
+            yield self._step_event(step, time.monotonic() - last)
+            if self._passes(settings.eval.every_tokens):
+                yield self._evaluate(settings.eval.tokens)
+            if self._passes(settings.sample.every_tokens):
+                yield self._sample(next(prompts))
+            if stopping.signal is not None:
+                return
+            if time.monotonic() - saved_at > settings.checkpoint.every_seconds and self.done < self.steps:
+                yield self._save()
+                saved_at = time.monotonic()
+            last = time.monotonic()
+
+    def _finish(self) -> Iterator[Event]:
+        """Evaluates on the whole validation text, writes the samples and the model."""
+        for prompt in self.settings.sample.prompts:
+            yield self._sample(prompt)
+        result = self._score(self.settings.eval.final_tokens)
+        text = self.data.tokenizer.decode_bytes(self.data.val.read(0, result.tokens + 1).tolist())[:_MOST_COMPRESSED_BYTES]
+        write_model(self.out / "model", self.gpt, self.data.tokenizer)
+        yield self._event(
+            "end", **_figures(result), val_bytes=result.text_bytes, compressors=compressed_bits_per_byte(text), run=str(self.out)
+        )
+
+    def _passes(self, every: int) -> bool:
+        """Whether the step just done has crossed a multiple of `every` tokens; the end of the run has its own evaluation."""
+        now = self.done * self.batches.batch_tokens
+        return self.done < self.steps and now // every > (now - self.batches.batch_tokens) // every
+
+    def _step_event(self, step: Step, seconds: float) -> Event:
+        loss, grad_norm = float(step.loss), float(step.grad_norm)
+        if not step.accepted:
+            return self._event("skip", reason="the loss or the gradient was not finite", loss=loss, grad_norm=grad_norm)
+        speed = self.batches.batch_tokens / seconds
+        return self._event("step", loss=loss, learning_rate=step.learning_rate, grad_norm=grad_norm, tokens_per_second=round(speed, 1))
+
+    def _evaluate(self, most_tokens: int | None) -> Event:
+        return self._event("eval", **_figures(self._score(most_tokens)))
+
+    def _score(self, most_tokens: int | None) -> Score:
+        return score_validation(self.gpt, self.data, self.precision, self.batches.micro_batch, most_tokens)
+
+    def _sample(self, prompt: str) -> Event:
+        wanted = self.settings.sample
+        self.gpt.eval()
+        pieces = self.model.write(
+            prompt, max_tokens=wanted.max_tokens, temperature=wanted.temperature, top_k=wanted.top_k, seed=self.settings.train.seed
+        )
+        return self._event("sample", prompt=prompt, text="".join(pieces))
+
+    def _save(self) -> Event:
+        started = time.monotonic()
+        path = checkpoint.save(
+            self.out,
+            step=self.done,
+            tokens=self.done * self.batches.batch_tokens,
+            model=self.gpt,
+            optimizer=self.optimizer,
+            state={
+                "data": self.data.manifest.fingerprint,
+                "precision": self.precision.state_dict(),
+                "skipped_in_a_row": self.guard.skipped_in_a_row,
+            },
+            keep=self.settings.checkpoint.keep,
+        )
+        return self._event("checkpoint", path=str(path), seconds=round(time.monotonic() - started, 3))
+
+    def _event(self, kind: str, **values: Any) -> Event:
+        event = {"event": kind, "step": self.done, "tokens": self.done * self.batches.batch_tokens, "time": round(time.time(), 3), **values}
+        self.metrics.write(event)
+        return event
+
+
+def resolve_vocabulary(shape: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
+    """The model's shape with the data's vocabulary. Raises ConfigError if the two disagree."""
+    if shape.vocab_size is None:
+        return dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
+    if shape.vocab_size != tokenizer.vocab_size:
+        way = "prepare it with --tokenizer gpt2" if shape.vocab_size == 50257 else "prepare it with another --vocab-size"
+        raise config.ConfigError(
+            [
+                f"model.vocab_size: wanted {tokenizer.vocab_size} as the data's {tokenizer.name} tokenizer has, came {shape.vocab_size}; "
+                f"set model.vocab_size=none to take the data's, or {way}"
+            ]
+        )
+    return shape
+
+
+def _resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.Precision]:
+    """Fills in what only the machine and the data know. Raises ConfigError with everything that cannot work."""
+    problems = config.check(settings)
+    device, precision = torch.device("cpu"), machine.choose_precision(torch.device("cpu"))
+    try:
+        device = machine.choose_device(settings.machine.device)
+        precision = machine.choose_precision(device, settings.machine.precision)
+    except ValueError as error:
+        problems.append(f"machine: {error}")
+    if (world_size := machine.Ranks.from_environment().world_size) > 1:
+        problems.append(f"WORLD_SIZE: wanted 1, came {world_size}; this version trains on one device, start it without torchrun")
+    if not Path(settings.data.dir).exists():
+        problems.append(_no_data(settings))
+    if problems:
+        raise config.ConfigError(problems)
+    data = Data.open(Path(settings.data.dir))
+    settings = dataclasses.replace(settings, model=resolve_vocabulary(settings.model, data.tokenizer))
+    short = [
+        f"data.dir: its {split} text has {len(stream):,} tokens, wanted at least {least:,} for {why}; {way}"
+        for split, stream, least, why, way in (
+            (
+                "training",
+                data.train,
+                settings.model.context_length + 1,
+                f"one window of context_length = {settings.model.context_length}",
+                "add text or set model.context_length lower",
+            ),
+            ("validation", data.val, 2, "one prediction", "prepare it again with a larger --val-fraction"),
+        )
+        if len(stream) < least
+    ]
+    if short:
+        raise config.ConfigError(short)
+    return settings, data, device, precision
+
+
+def _no_data(settings: Settings) -> str:
+    how = (
+        "python:docs" if settings.recipe == "demo" else "SOURCE... --tokenizer gpt2" if settings.model.vocab_size == 50257 else "SOURCE..."
+    )
+    return (
+        f"data.dir: wanted a folder of prepared data, found nothing at {settings.data.dir}; "
+        f"make it with `daybreak data prepare {how} --out {settings.data.dir}`, or set data.dir to one that exists"
+    )
+
+
+def _open_folder(out: Path, settings: Settings, data: Data) -> bool:
+    """Makes the run's folder, or checks that the one there belongs to these settings. True if it is new."""
+    if out.exists() and not out.is_dir():
+        raise files.FileProblem(f"{out}: wanted a folder for the run, came a file; give another --out")
+    saved_path = out / "settings.json"
+    if not saved_path.exists():
+        if out.is_dir() and any(out.iterdir()):
+            raise files.FileProblem(f"{out}: is not empty and holds no run; give another --out")
+        try:
+            data.tokenizer.save(out / "tokenizer")
+            files.write_json(out / "data.json", files.read_json(data.folder / "manifest.json"))
+            files.write_json(saved_path, config.to_dict(settings))  # last: with it the folder is a run
+        except OSError as error:
+            raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
+        return True
+    check_folder(out, settings)
+    files.write_json(saved_path, config.to_dict(settings))
+    return not checkpoint.found(out)
+
+
+def check_folder(out: Path, settings: Settings) -> None:
+    """Raises ConfigError if the run in `out` was begun with other settings of what decides its result."""
+    saved = config.from_dict(Settings, files.read_json(out / "settings.json"))
+    if settings.model.vocab_size is None:
+        settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=saved.model.vocab_size))
+    differing = [row for row in config.differences(settings, saved) if row[0].partition(".")[0] in RESULT_PARTS]
+    if differing:
+        raise config.ConfigError(
+            [f"{path}: wanted {was} as {out} was begun with, came {now}; keep it, or give a new --out" for path, now, was in differing]
+        )
+
+
+def _micro_batch(batch_tokens: int, context_length: int, device: torch.device) -> int:
+    return largest_micro_batch(batch_tokens // context_length, _MICRO_BATCH_TOKENS[device.type] // context_length)
+
+
+def _figures(result: Score) -> Event:
+    return {**{name: round(value, 6) for name, value in result.figures().items()}, "val_tokens": result.tokens}
