@@ -97,8 +97,8 @@ def curves(events: Sequence[Event]) -> dict[str, Curve]:
     seconds = elapsed(events)
     found: dict[str, Curve] = {}
     for kind in ("step", "eval"):
-        where = np.array([i for i, event in enumerate(events) if event["event"] == kind], dtype=np.int64)
-        rows = [events[i] for i in where]
+        places = [i for i, event in enumerate(events) if event["event"] == kind]
+        rows, where = [events[i] for i in places], np.array(places, dtype=np.int64)
         steps = _filled(_column(rows, "step"))
         order = np.argsort(steps, kind="stable")
         tokens = np.fmax.accumulate(_column(rows, "tokens")[order]) if rows else np.zeros(0)

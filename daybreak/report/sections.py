@@ -244,7 +244,7 @@ def _loss_note(run: Summary) -> str:
     points = f"{len(run.curves['val_loss']):,} points of validation" if len(run.curves["val_loss"]) else "no validation yet"
     if not n:
         return f"No training loss was logged; {points}."
-    return f"Each step pale, their moving average (half-life {half_life(n):,.0f} of {n:,} logged steps) dark; {points}."
+    return f"Each step pale and thin, their moving average (half-life {half_life(n):,.0f} of {n:,} logged steps) bold; {points}."
 
 
 def _chart(name: str, heading: str, note: str, picture: str) -> str:

@@ -43,7 +43,7 @@ def test_ticks_enclose_what_is_drawn(low: float, high: float) -> None:
 def test_leaves_flatten_and_count() -> None:
     flat = leaves({"a": {"b": {"c": 1e-4}, "d": [1, 2]}, "e": None, "f": True, "g": {}, "h": 10**5000, "i": [{"x": 1}] * 3})
     assert flat == {"a.b.c": "0.0001", "a.d": "1, 2", "e": "null", "f": "true", "g": "{}", "h": "huge", "i": "3 entries"}
-    assert leaves({"shards": dict.fromkeys(range(MAX_ENTRIES + 1), {"bytes": 1})}) == {"shards": f"{MAX_ENTRIES + 1} entries"}
+    assert leaves({"shards": {key: {"bytes": 1} for key in range(MAX_ENTRIES + 1)}}) == {"shards": f"{MAX_ENTRIES + 1} entries"}
     assert len(leaves({"train": dict.fromkeys(range(MAX_ENTRIES + 1), 1)})) == MAX_ENTRIES + 1
 
 

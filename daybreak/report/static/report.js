@@ -73,7 +73,7 @@
     const several = runs.length > 1;
     runs.forEach((run, i) => {
       const own = colour(`--run-${i % 8}`), called = (what) => (several ? `${run.name} · ${what}` : what);
-      const dotted = { width: 1, dash: several ? [4, 4] : undefined, dots: true };
+      const dotted = { width: 1.2, dash: several ? [4, 4] : undefined, dots: true };
       if (name === "loss") {
         if (!several) add(run, "loss", "values", { label: "training, each step", stroke: colour("--raw"), width: 1 });
         add(run, "loss", "smooth", { label: called("training, smoothed"), stroke: several ? own : colour("--train"), width: 2 });
@@ -87,17 +87,19 @@
     return found;
   }
 
-  /** Marks of a logarithmic axis: powers of ten, with steps between them where there is room, or evenly where all is near. */
-  function logSplits(low, high) {
+  /** Marks of a logarithmic axis: powers of ten and what there is room for between them, or evenly where all is near.
+      A mark takes `gap` of the `room` pixels. */
+  function logSplits(low, high, room, gap) {
     const decades = Math.log10(high / low);
     if (decades < 0.6) {
-      const raw = (high - low) / 5, unit = 10 ** Math.floor(Math.log10(raw));
+      const raw = (high - low) / Math.max(2, Math.min(6, room / gap)), unit = 10 ** Math.floor(Math.log10(raw));
       const step = [1, 2, 5, 10].map((f) => f * unit).find((s) => s >= raw) || unit, marks = [];
       for (let k = Math.ceil(low / step); k * step <= high; k++) marks.push(+(k * step).toPrecision(12));
       return marks;
     }
-    const factors = decades > 4 ? [1] : decades > 1.8 ? [1, 3] : [1, 2, 3, 5, 7], marks = [];
-    const stride = Math.max(1, Math.ceil(decades / 8));
+    const free = room / decades / gap, marks = [];  // marks per decade
+    const factors = free > 7 ? [1, 2, 3, 5, 7] : free > 3.4 ? [1, 2, 5] : free > 2.1 ? [1, 3] : [1];
+    const stride = Math.max(1, Math.ceil(1 / free));
     for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e += stride) {
       for (const f of factors) {
         const mark = +(f * 10 ** e).toPrecision(12);
@@ -113,7 +115,7 @@
       grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false }, gap: 6,
       values: (_, splits) => splits.map((v) => (v === null ? "" : format(v))), ...extra,
     };
-    if (log) { made.splits = (u, i, low, high) => logSplits(low, high); made.filter = (_, splits) => splits; }
+    if (log) { made.splits = (u, i, low, high) => logSplits(low, high, u.bbox[i ? "height" : "width"] / devicePixelRatio, i ? 24 : 52); made.filter = (_, splits) => splits; }
     return made;
   }
 
@@ -196,7 +198,7 @@
         { label: time.name, value: (_, v) => (v === null || v === undefined ? "–" : time.format(v)) },
         ...found.map((line) => ({
           label: line.label, stroke: line.stroke, width: line.width, dash: line.dash, spanGaps: true,
-          points: line.dots ? { show: true, size: 6, fill: line.stroke, stroke: colour("--card"), width: 1 } : { size: 5 },
+          points: line.dots ? { show: line.points[0].length <= 150, size: 5, fill: line.stroke, stroke: line.stroke, width: 0 } : { size: 5 },
           value: (_, v) => (v === null || v === undefined ? "–" : kind.format(v)),
         })),
       ],
