@@ -285,7 +285,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     os.environ["TOKENIZERS_PARALLELISM"] = chosen or "true"
     try:
         learner.train_from_iterator(_bounded(texts), trainer)
-    finally:  # its threads do not survive a fork: what the library does at the first one, with a warning, is done here without
+    finally:  # its threads do not survive a fork: what older releases do at the first one, with a warning, is done here without
         os.environ["TOKENIZERS_PARALLELISM"] = chosen or "false"
     model = json.loads(learner.to_str())["model"]
     vocab = {**model["vocab"], END_OF_TEXT: len(model["vocab"])}

@@ -27,6 +27,4 @@ class Utf8Stream:
 
     def flush(self) -> str:
         """What is left of an unfinished character, as U+FFFD; afterwards the stream is as new."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)

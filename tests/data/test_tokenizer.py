@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tiktoken
 import tokenizers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from daybreak import files
@@ -261,6 +261,10 @@ def test_more_than_65536_ids_need_uint32() -> None:
 def test_save_and_load_are_the_same_tokenizer(each: Tokenizer, saved: Path) -> None:
     content = (saved / "tokenizer.json").read_bytes()
     assert each.fingerprint == hashlib.sha256(content).hexdigest()
+    assert files.read_json(saved / "special_tokens_map.json")["eos_token"] == END_OF_TEXT
+    assert (
+        files.read_json(saved / "tokenizer_config.json")["clean_up_tokenization_spaces"] is False
+    )  # older transformers eat spaces otherwise
     for place in (saved, str(saved / "tokenizer.json")):
         again = load_tokenizer(place)
         assert (again.name, again.vocab_size, again.fingerprint) == (each.name, each.vocab_size, each.fingerprint)
@@ -298,12 +302,22 @@ def test_a_run_of_spaces_beyond_the_stack_of_the_regex(learned: Tokenizer) -> No
     assert learned.decode(learned.encode(text)) == text
 
 
-@quick
-@given(text=st.text(alphabet="a1! \n\t\x1c\x1f\x85\xa0\u2003\u3000", max_size=60), longest=st.integers(1, 5))
-def test_cutting_long_spaces_changes_no_id(learned: Tokenizer, text: str, longest: int) -> None:
+SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2003\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
+@pytest.fixture(scope="module")
+def spacious() -> Tokenizer:
+    """BPE with tokens across any two neighbouring spaces, which a cut at a wrong place would break."""
+    return train_bpe([(first + second) * 2 + "a" for first in SPACES for second in SPACES], 2000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet=SPACES + "a1 !\x1c\x1f\u200b", max_size=60), longest=st.integers(1, 5))
+@example(text="  \x1ca", longest=1)  # a space to Python, not to Unicode
+def test_cutting_long_spaces_changes_no_id(spacious: Tokenizer, text: str, longest: int) -> None:
     parts = list(cut_long_spaces(text, longest))
     assert "".join(parts) == text
-    assert [i for part in parts for i in learned.encode(part).tolist()] == learned.encode(text).tolist()
+    assert [i for part in parts for i in spacious.encode(part).tolist()] == spacious.encode(text).tolist()
 
 
 def test_long_spaces_are_cut() -> None:
@@ -339,16 +353,18 @@ def test_learning_is_the_same_with_any_number_of_threads(tmp_path: Path) -> None
         "child = os.fork() if hasattr(os, 'fork') else 1\n"
         "if child == 0:\n    made.encode(text); os._exit(0)\n"
         "if hasattr(os, 'fork'): os.waitpid(child, 0)\n"
-        "print(made.fingerprint)"
+        "print(made.fingerprint, os.environ['TOKENIZERS_PARALLELISM'])"
     )
     seen = set()
-    for threads, parallel in (("1", None), ("4", None), ("4", "false")):
+    for threads, parallel in (("1", None), ("4", "true"), ("4", "false")):
         env = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": threads}
         env.pop("TOKENIZERS_PARALLELISM", None)
         env |= {"TOKENIZERS_PARALLELISM": parallel} if parallel else {}
         done = subprocess.run([sys.executable, "-c", program, str(corpus)], env=env, capture_output=True, text=True, check=True)
         assert done.stderr == ""  # no progress, no warning at the fork
-        seen.add(done.stdout)
+        fingerprint, choice = done.stdout.split()
+        assert choice == (parallel or "false")  # a user's choice is kept
+        seen.add(fingerprint)
     assert len(seen) == 1
 
 
