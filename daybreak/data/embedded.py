@@ -243,7 +243,7 @@ def _comments(source: str) -> list[tuple[int, str]]:
 
 def _joined(paragraph: str) -> str:
     """Lines joined to one, but where a line begins a list item or is indented: those keep their breaks."""
-    lines = textwrap.dedent(paragraph).strip("\n -=*#~").split("\n")
+    lines = textwrap.dedent(re.sub(r"[-=*#~+]{3,}", "", paragraph)).strip().split("\n")
     out = lines[0].strip()
     for line in lines[1:]:
         out += ("\n" if re.match(r"\s{2,}|\s*([-*+•>]|\d+[.)])\s", line) else " ") + (line.rstrip() if line[:2] == "  " else line.strip())

@@ -24,6 +24,7 @@ WORK = ".prepare"
 PLAN = "plan.json"
 LEARNED = ("bpe", "chars")
 """The tokenizers that are learned from the text; others are known before it is read."""
+NAMED = ("gpt2", "bytes")
 
 
 class PrepareProblem(ValueError):

@@ -34,13 +34,13 @@ from numpy.typing import NDArray
 
 from daybreak.data import sources as reading
 from daybreak.data.manifest import Manifest, ManifestProblem, Split, data_fingerprint, load_manifest, save_manifest
-from daybreak.data.plan import LEARNED, WORK, PrepareProblem, Request, clear, is_complete, locked, resume_or_start
+from daybreak.data.plan import LEARNED, NAMED, WORK, PrepareProblem, Request, clear, is_complete, locked, resume_or_start
 from daybreak.data.shards import HEADER_BYTES, ShardWriter, check_vocabulary
 from daybreak.data.sorting import SortedDocuments, writing_sorted
 from daybreak.data.sources import SourceProblem, Unit
 from daybreak.data.tokenizer import Tokenizer, load_tokenizer, train_bpe, train_chars
 from daybreak.data.workers import WorkerProblem, Workers, usable_cores
-from daybreak.files import fingerprints, need_space, read_json, replacing, sha256, write_json
+from daybreak.files import fingerprints, need_space, read_json, replacing, sha256, write_bytes, write_json
 
 __all__ = ["Manifest", "ManifestProblem", "PrepareProblem", "Progress", "SourceProblem", "load_manifest", "prepare"]
 
@@ -116,7 +116,7 @@ def _prepare(request: Request, out: Path, workers: int | None) -> Iterator[Progr
     known = None if request.tokenizer in LEARNED else load_tokenizer(request.tokenizer)
     if known is not None:
         check_vocabulary(known.vocab_size, request.tokenizer)
-    fingerprint = None if known is None else known.fingerprint
+    fingerprint = known.fingerprint if known and request.tokenizer not in NAMED else None  # a name means one tokenizer for ever
     if is_complete(out, request, fingerprint):
         yield Progress("done", 1, 1, "folders", f"{out} is complete already: nothing to do")
         return
@@ -305,7 +305,9 @@ def _find_tokenizer(
         tokenizer = train_bpe(_sample(documents, choice), request.vocab_size)
     check_vocabulary(tokenizer.vocab_size, request.tokenizer)
     tokenizer.save(work / "tokenizer")
-    write_json(work / "tokenizer.done", {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint})
+    fingerprint = sha256(work / "tokenizer" / "tokenizer.json")  # what `tokenizer.fingerprint` would say, without making the file again
+    row = {"name": tokenizer.name, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "eot": tokenizer.eot}
+    write_json(work / "tokenizer.done", row)
     yield Progress("tokenizer", 1, 1, "tokenizers", f"{tokenizer.vocab_size:,} tokens")
 
 
@@ -413,7 +415,7 @@ def _write(
     figures = {
         name: {key: sum(row[name][key] for row in rows) for key in ("documents", "tokens", "text_bytes")} for name in ("train", "val")
     }
-    tokenizer = _open_tokenizer(work)
+    tokenizer = read_json(work / "tokenizer.done")
     _refuse_too_little(figures, request)
     total = sum(figure["tokens"] for figure in figures.values())
     need_space(out, 2 * total + HEADER_BYTES - sum(path.stat().st_size for path in out.glob("*.bin")))
@@ -428,7 +430,8 @@ def _write(
                 done += len(tokens)
                 yield Progress("write", done, total, "tokens")
         splits[name] = Split(**figures[name], shards=tuple(path.name for path in writer.paths))
-    tokenizer.save(out / "tokenizer")
+    for path in (work / "tokenizer").iterdir():
+        write_bytes(out / "tokenizer" / path.name, path.read_bytes())
     names = [name for split in splits.values() for name in split.shards]
     names += sorted(f"tokenizer/{path.name}" for path in (out / "tokenizer").iterdir() if not path.name.startswith("."))
     files = fingerprints(out, names)
@@ -436,12 +439,7 @@ def _write(
         Manifest(
             sources=tuple(_about(source, units) for source, units in listed.items()),
             options=request.options(),
-            tokenizer={
-                "name": tokenizer.name,
-                "fingerprint": tokenizer.fingerprint,
-                "vocab_size": tokenizer.vocab_size,
-                "eot": tokenizer.eot,
-            },
+            tokenizer=tokenizer,
             split=choice.split,
             documents=choice.documents,
             duplicates=choice.duplicates,
@@ -449,7 +447,7 @@ def _write(
             train=splits["train"],
             val=splits["val"],
             files=files,
-            fingerprint=data_fingerprint(files, tokenizer.fingerprint),
+            fingerprint=data_fingerprint(files, tokenizer["fingerprint"]),
             versions={"python": platform.python_version(), **_versions("daybreak", "numpy", "tiktoken", "tokenizers")},
         ),
         out,

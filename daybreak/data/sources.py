@@ -128,7 +128,9 @@ def read(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
             else:
                 yield document
     except OSError as error:
-        raise SourceProblem(f"{unit.name}: cannot be read ({error.strerror or error}); check the file and its permissions") from None
+        raise SourceProblem(
+            f"{unit.name}: cannot be read ({error.strerror or _one_line(error)}); check the file and its permissions"
+        ) from None
 
 
 # --- What a source consists of ---
@@ -404,7 +406,9 @@ def _read_parquet(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
                             f"{unit.name}: wanted text in column {unit.text_field!r}, got {kind}; choose another with --text-field"
                         )
                     row += 1
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own; those of pyarrow have no number
+            raise
         raise SourceProblem(
             f"{unit.name}: wanted a parquet file, it is damaged or of another kind ({_one_line(error)}); fetch it again"
         ) from None
