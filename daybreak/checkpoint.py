@@ -8,6 +8,7 @@ published by a rename. What does not match its manifest is never loaded. No file
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ def save(
 ) -> Path:
     """Writes the checkpoint of `step` steps done and returns its folder; older ones beyond `keep` are deleted afterwards.
 
-    `state` is whatever else the run needs to go on, as JSON. Raises FileProblem if the disk has no room; the last good one stays.
+    `state` is whatever else the run needs to go on, as JSON. Raises CheckpointProblem if it cannot be written; the last good one stays.
     """
     final = run / "checkpoints" / f"step-{step:09d}"
     if final.exists():  # resumed and stopped again before another step: the same state is there already
@@ -57,21 +58,24 @@ def save(
         delete(final)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     moments, scalars = _optimizer_state(optimizer)
-    files.need_space(run, sum(t.numel() * t.element_size() for t in (*tensors.values(), *moments.values())) + (1 << 20))
+    for left in final.parent.glob(".step-*.tmp"):  # by a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     temporary = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        files.need_space(run, sum(t.numel() * t.element_size() for t in (*tensors.values(), *moments.values())) + (1 << 20))
+        temporary.mkdir(parents=True)
         save_file(tensors, temporary / "model.safetensors")
         save_file({**moments, **_random_state()}, temporary / "optimizer.safetensors")
         _write(temporary / "state.json", {"step": step, "tokens": tokens, "optimizer": scalars, **state})
         names = ["model.safetensors", "optimizer.safetensors", "state.json"]
-        _write(temporary / _MANIFEST, {"format": _FORMAT, "versions": machine.versions(), "files": files.fingerprints(temporary, names)})
+        manifest = {"format": _FORMAT, "versions": machine.versions(), "files": files.fingerprints(temporary, names)}
+        _write(temporary / _MANIFEST, {**manifest, "checksum": _checksum(manifest)})
         files.publish_folder(temporary, final)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, files.FileProblem) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointProblem(f"{final}: could not be written ({error}); the last good checkpoint is untouched") from None
-    for old in found(run)[:-keep]:
+    # Newer ones can only be damaged, rejected by `restore`; they do not count, or they would push out the one just written.
+    for old in [folder for folder in found(run) if folder <= final][:-keep]:
         delete(old)
     return final
 
@@ -113,6 +117,8 @@ def problems(folder: Path) -> list[str]:
         manifest = files.read_json(folder / _MANIFEST)
         if manifest["format"] != _FORMAT:
             return [f"its format is {manifest['format']}, this version reads {_FORMAT}"]
+        if manifest.pop("checksum") != _checksum(manifest):
+            return [f"{_MANIFEST}: its content changed (it differs from its own checksum)"]
         extra = {path.name for path in folder.iterdir()} - {_MANIFEST, *manifest["files"]}
         return files.mismatches(folder, manifest["files"]) + [f"{name}: not in the manifest" for name in sorted(extra)]
     except (files.FileProblem, KeyError, TypeError) as error:
@@ -127,6 +133,11 @@ def delete(folder: Path) -> None:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """The manifest's sha256 of its own content: it vouches for the other files, this for it."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
