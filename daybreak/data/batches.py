@@ -71,7 +71,6 @@ class Batches:
             )
         self._tokens = tokens
         self.sequences = batch_tokens // context_length
-        self._permutations: dict[int, Permutation] = {}
 
     def tokens_after(self, step: int) -> int:
         """How many tokens have been trained on when `step` is done."""
@@ -92,13 +91,8 @@ class Batches:
         numbers = np.empty_like(positions)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            numbers[here] = self._permutation(int(epoch))(positions[here] - epoch * self.windows)
+            numbers[here] = Permutation(self.windows, f"{self.seed}:{epoch}")(positions[here] - epoch * self.windows)
         return numbers
-
-    def _permutation(self, epoch: int) -> Permutation:
-        if epoch not in self._permutations:
-            self._permutations = {epoch: Permutation(self.windows, f"{self.seed}:{epoch}")}
-        return self._permutations[epoch]
 
 
 class Ahead:
@@ -114,10 +108,8 @@ class Ahead:
         return self.batches.tokens_after(step)
 
     def __getitem__(self, step: int) -> list[Batch]:
-        if self._next is not None and self._next[0] == step:
-            batch = self._next[1].result()
-        else:
-            batch = self._read(step)
+        expected, self._next = self._next, None  # a read that failed is told once, and tried again if asked again
+        batch = expected[1].result() if expected is not None and expected[0] == step else self._read(step)
         self._next = (step + 1, self._reader.submit(self._read, step + 1))
         return batch
 
