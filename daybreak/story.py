@@ -10,7 +10,6 @@ verified checkpoint stands, with the same losses as if it had never stopped.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import signal
 import threading
 import time
@@ -223,10 +222,6 @@ class _Story:
         }
         if restored is None:
             return self._event("start", **plan)
-        if restored.state["data"] != self.data.manifest.fingerprint:
-            raise files.FileProblem(
-                f"{self.data.folder}: its text or tokenizer is not what {self.out} was trained on; give the run another --out"
-            )
         self.done = restored.step
         self.guard.skipped_in_a_row = restored.state["skipped_in_a_row"]
         self.precision.load_state_dict(restored.state["precision"])
@@ -241,7 +236,7 @@ class _Story:
             plan.warmup_tokens,
             plan.decay_tokens or self.steps * self.batches.batch_tokens,
         )
-        prompts = itertools.cycle(settings.sample.prompts or ("",))
+        prompts = settings.sample.prompts or ("",)
         steps = train(
             self.gpt,
             self.optimizer,
@@ -259,7 +254,8 @@ class _Story:
             if self._passes(settings.eval.every_tokens):
                 yield self._evaluate(settings.eval.tokens)
             if self._passes(settings.sample.every_tokens):
-                yield self._sample(next(prompts))
+                turn = self.done * self.batches.batch_tokens // settings.sample.every_tokens - 1  # the same after a resume
+                yield self._sample(prompts[turn % len(prompts)])
             if stopping.signal is not None:
                 return
             if time.monotonic() - saved_at > settings.checkpoint.every_seconds and self.done < self.steps:
@@ -272,11 +268,20 @@ class _Story:
         for prompt in self.settings.sample.prompts:
             yield self._sample(prompt)
         result = self._score(self.settings.eval.final_tokens)
-        text = self.data.tokenizer.decode_bytes(self.data.val.read(0, result.tokens + 1).tolist())[:_MOST_COMPRESSED_BYTES]
+        text = self._validation_text(result.tokens + 1)
         write_model(self.out / "model", self.gpt, self.data.tokenizer)
         yield self._event(
             "end", **_figures(result), val_bytes=result.text_bytes, compressors=compressed_bits_per_byte(text), run=str(self.out)
         )
+
+    def _validation_text(self, tokens: int) -> bytes:
+        """The bytes of the first validation tokens, as many as are worth compressing."""
+        text = bytearray()
+        for start in range(0, tokens, 1 << 20):
+            text += self.data.tokenizer.decode_bytes(self.data.val.read(start, min(1 << 20, tokens - start)))
+            if len(text) >= _MOST_COMPRESSED_BYTES:
+                break
+        return bytes(text[:_MOST_COMPRESSED_BYTES])
 
     def _passes(self, every: int) -> bool:
         """Whether the step just done has crossed a multiple of `every` tokens; the end of the run has its own evaluation."""
@@ -313,7 +318,6 @@ class _Story:
             model=self.gpt,
             optimizer=self.optimizer,
             state={
-                "data": self.data.manifest.fingerprint,
                 "precision": self.precision.state_dict(),
                 "skipped_in_a_row": self.guard.skipped_in_a_row,
             },
@@ -394,7 +398,8 @@ def _open_folder(out: Path, settings: Settings, data: Data) -> bool:
         raise files.FileProblem(f"{out}: wanted a folder for the run, came a file; give another --out")
     saved_path = out / "settings.json"
     if not saved_path.exists():
-        if out.is_dir() and any(out.iterdir()):
+        ours = {"tokenizer", "data.json"}  # what a run leaves that was killed on these very lines
+        if out.is_dir() and any(path.name not in ours for path in out.iterdir() if not path.name.endswith(".tmp")):
             raise files.FileProblem(f"{out}: is not empty and holds no run; give another --out")
         try:
             data.tokenizer.save(out / "tokenizer")
@@ -404,6 +409,8 @@ def _open_folder(out: Path, settings: Settings, data: Data) -> bool:
             raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
         return True
     check_folder(out, settings)
+    if files.read_json(out / "data.json")["fingerprint"] != data.manifest.fingerprint:
+        raise files.FileProblem(f"{data.folder}: its text or tokenizer is not what {out} was trained on; give the run another --out")
     files.write_json(saved_path, config.to_dict(settings))
     return not checkpoint.found(out)
 
