@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from daybreak.model.config import GPTConfig
+from daybreak.model.gpt import GPT
 
 _TOP = {
     "token_embedding.weight": "transformer.wte.weight",
@@ -52,21 +55,27 @@ def export_state(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Te
 
 
 def import_state(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Their state dict in our names and shapes, with rows of zeros that pad the vocabulary.
+    """Their state dict in our names and shapes, in fp32, with rows of zeros that pad the vocabulary.
 
     Raises ValueError that names the first tensor that is missing or of another shape.
     """
-    prefix = "" if any(name.startswith("transformer.") for name in state) else "transformer."  # OpenAI's upload has no prefix
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
+    shapes["token_embedding.weight"] = (config.tokens, config.d_model)
+    prefixed = any(name.startswith("transformer.") for name in state)  # OpenAI's upload is not
     imported = {}
     for ours, theirs in names(config):
-        source = theirs.removeprefix("transformer.") if prefix else theirs
+        source = theirs if prefixed else theirs.removeprefix("transformer.")
+        wanted = shapes[ours][::-1] if theirs.endswith(_TRANSPOSED) else shapes[ours]
         if source not in state:
             raise ValueError(f"{source}: wanted this tensor in the weights, found none; is the model a GPT-2?")
-        tensor = state[source]
+        if (came := tuple(state[source].shape)) != wanted:
+            raise ValueError(f"{source}: wanted the shape {wanted} as config.json says, came {came}")
+        tensor = state[source].float()
         if theirs.endswith(_TRANSPOSED):
             tensor = tensor.T
         if ours == "token_embedding.weight":
-            tensor = _pad_rows(tensor, config.padded_vocab_size)
+            tensor = F.pad(tensor, (0, 0, 0, config.padded_vocab_size - config.tokens))
         imported[ours] = tensor.contiguous()
     return imported
 
@@ -99,6 +108,8 @@ def import_config(values: Mapping[str, Any]) -> GPTConfig:
     """Our config from their `config.json`. Raises ValueError, naming it, for what a GPT-2 here cannot represent."""
     if values.get("model_type") != "gpt2":
         raise ValueError(f"config.json: wanted model_type gpt2, came {values.get('model_type')!r}")
+    if missing := [name for name in ("vocab_size", "n_layer", "n_head", "n_embd") if name not in values]:
+        raise ValueError(f"config.json: wanted {', '.join(missing)}, found nothing of the name")
     if values.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         raise ValueError(f"config.json: wanted activation_function gelu_new, came {values['activation_function']!r}")
     if values.get("n_inner") not in (None, 4 * values["n_embd"]):
@@ -106,8 +117,9 @@ def import_config(values: Mapping[str, Any]) -> GPTConfig:
     for flag in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         if values.get(flag):
             raise ValueError(f"config.json: wanted {flag} false, came true")
-    if not values.get("tie_word_embeddings", True):
-        raise ValueError("config.json: wanted tied word embeddings, came untied")
+    for flag in ("scale_attn_weights", "tie_word_embeddings"):
+        if not values.get(flag, True):
+            raise ValueError(f"config.json: wanted {flag} true, came false")
     return GPTConfig(
         vocab_size=values["vocab_size"],
         context_length=values.get("n_positions", 1024),
@@ -117,9 +129,3 @@ def import_config(values: Mapping[str, Any]) -> GPTConfig:
         layer_norm_epsilon=values.get("layer_norm_epsilon", 1e-5),
         dropout=values.get("resid_pdrop", 0.0),
     )
-
-
-def _pad_rows(matrix: Tensor, rows: int) -> Tensor:
-    padded = matrix.new_zeros(rows, matrix.shape[1])
-    padded[: matrix.shape[0]] = matrix
-    return padded
