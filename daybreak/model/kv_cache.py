@@ -37,6 +37,8 @@ class KVCache:
 
         Raises ValueError if they do not fit.
         """
+        if keys.shape[0] != self._keys.shape[1]:
+            raise ValueError(f"kv_cache: wanted a batch of {self._keys.shape[1]}, for which it was made, came {keys.shape[0]}")
         end = self.length + keys.shape[2]
         if end > self.capacity:
             raise ValueError(f"kv_cache: wanted at most {self.capacity} tokens, came {end}; rewind it or make a larger one")
