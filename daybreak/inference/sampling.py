@@ -51,12 +51,12 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
     """(B, V) logits -> (B,) token ids."""
     logits = logits.float()
-    if sampling.temperature == 0:
+    if sampling.temperature < 1e-30:  # fp32 would divide by zero soon
         return logits.argmax(dim=-1)
     # Subtracting the maximum first keeps tiny temperatures from overflowing to infinity.
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
-    if sampling.top_p is not None:
+    if sampling.top_p is not None and sampling.top_p < 1:
         logits = keep_top_p(logits, sampling.top_p)
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
