@@ -22,7 +22,10 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
+
+from daybreak import files
 
 S = TypeVar("S")
 
@@ -120,6 +123,14 @@ def from_dict(cls: type[S], values: Mapping[str, Any]) -> S:
     if problems:
         raise ConfigError(problems)
     return typing.cast(S, settings)
+
+
+def load(cls: type[S], path: Path) -> S:
+    """Reads settings from a JSON file. Raises FileProblem if it is missing or no JSON, ConfigError with its name before each problem."""
+    try:
+        return from_dict(cls, files.read_json(path))
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
 
 
 def differences(one: Any, other: Any) -> list[tuple[str, Any, Any]]:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -150,6 +149,8 @@ def download(url: str, path: Path, digest: str, timeout: float = 30.0) -> None:
 
     Raises FileProblem if the network or the content is not what it should be.
     """
+    import urllib.request  # takes longer than all the rest of this file
+
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response, replacing(path) as file:
             shutil.copyfileobj(response, file)

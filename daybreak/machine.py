@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 import random
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,6 +54,8 @@ class Ranks:
 
 def choose_device(wanted: str = "auto") -> torch.device:
     """The device to compute on: the one wanted, or the best there is. Raises ValueError if it is not there."""
+    if wanted != "auto" and not is_device(wanted):
+        raise ValueError(f"wanted auto, cpu, cuda, cuda:N or mps as the device, came '{wanted}'")
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.insert(0, "mps")
@@ -61,7 +64,15 @@ def choose_device(wanted: str = "auto") -> torch.device:
     kind = available[0] if wanted == "auto" else wanted.partition(":")[0]
     if kind not in available:
         raise ValueError(f"wanted the device {wanted}, this machine has {', '.join(available)}; choose one of these or auto")
-    return torch.device(available[0] if wanted == "auto" else wanted)
+    device = torch.device(kind if wanted == "auto" else wanted)
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"wanted the device {wanted}, this machine has cuda:0 to cuda:{count - 1}; choose one of these or auto")
+    return device
+
+
+def is_device(name: str) -> bool:
+    """Whether a name is one of a device, there or not: cpu, mps, cuda, cuda:1."""
+    return re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name) is not None
 
 
 def choose_precision(device: torch.device, wanted: str = "auto") -> Precision:
@@ -141,6 +152,16 @@ def peak_memory(device: torch.device) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def total_memory(device: torch.device) -> int | None:
+    """All the memory that the device has, in bytes; None where it cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ the whole tree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -65,7 +66,9 @@ class TrainSettings:
         for name in ("learning_rate", "epsilon"):
             if (number := getattr(self, name)) <= 0:
                 yield name, f"wanted more than 0, came {number}"
-        for name in ("weight_decay", "grad_clip", "warmup_tokens", "seed"):
+        if not 0 <= self.seed < 2**63:
+            yield "seed", f"wanted 0 or more and less than 2^63, came {self.seed}"
+        for name in ("weight_decay", "grad_clip", "warmup_tokens"):
             if (number := getattr(self, name)) < 0:
                 yield name, f"wanted 0 or more, came {number}"
         if not 0 <= self.final_learning_rate <= 1:
@@ -156,7 +159,7 @@ class MachineSettings:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with these values, as (field, sentence)."""
-        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
             yield "device", f"wanted auto, cpu, cuda, cuda:N or mps, came '{self.device}'"
         if self.threads is not None and self.threads < 1:
             yield "threads", f"wanted at least 1 or none, came {self.threads}"

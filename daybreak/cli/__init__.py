@@ -15,15 +15,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from daybreak.cli import speak
     from daybreak.cli.app import command
 
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        status = command()(words, prog_name="daybreak", standalone_mode=False)
+        verbs = command()
+        with verbs.make_context("daybreak", words) as context:  # not `verbs()`, which has its own ways with Ctrl-C and broken pipes
+            status = verbs.invoke(context)
     except KeyboardInterrupt:
         speak.say("stopped; the same command goes on from what is saved")
         return 130
     except BrokenPipeError:  # the reader of a pipe went away, as `head` does
+        speak.let_go(sys.stdout)
         return 0
     except Exception as error:
         if debug:

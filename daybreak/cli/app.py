@@ -17,19 +17,18 @@ def command() -> Any:
     """The whole command line as one click command."""
     app = typer.Typer(
         help="Train GPT-2 and GPT-3 from scratch: from raw text to a model that is evaluated, explained and served.",
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         epilog="Begin with: daybreak data prepare python:docs --out data/demo; daybreak train demo",
     )
     app.callback()(_options)
-    data_app = typer.Typer(help="Turn text into tokens on disk, check them, look at them.", no_args_is_help=True, rich_markup_mode=None)
+    data_app = typer.Typer(help="Turn text into tokens on disk, check them, look at them.", rich_markup_mode=None)
     data_app.command("prepare")(data.prepare)
     data_app.command("verify")(data.verify)
     data_app.command("show")(data.show)
     app.add_typer(data_app, name="data")
-    tokenizer_app = typer.Typer(help="Learn a tokenizer from text.", no_args_is_help=True, rich_markup_mode=None)
+    tokenizer_app = typer.Typer(help="Learn a tokenizer from text.", rich_markup_mode=None)
     tokenizer_app.command("train")(data.train_tokenizer)
     app.add_typer(tokenizer_app, name="tokenizer")
     app.command("train", cls=train.WithSettings)(train.train)

@@ -84,9 +84,13 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print all as one JSON object.")] = False,
 ) -> None:
     """Show the figures of prepared data, and decoded documents as the model will read them."""
+    from daybreak.config import ConfigError
     from daybreak.data.inspection import sample_documents
     from daybreak.data.manifest import load_manifest
 
+    wanted = {"--documents": (documents, 0), "--characters": (characters, 1)}
+    if wrong := [f"{name}: wanted at least {least}, came {came}" for name, (came, least) in wanted.items() if came < least]:
+        raise ConfigError(wrong)
     manifest = load_manifest(folder)
     figures = _figures(manifest)
     samples = {name: sample_documents(folder, name, documents, characters) for name in ("train", "val")}

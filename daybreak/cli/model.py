@@ -20,12 +20,12 @@ def evaluate(
     from daybreak import config, files, loading, machine, story
     from daybreak.settings import Settings
 
+    machine.prepare_cpu()
+    model = loading.load(folder, device=device)
     if data is None:
         if not (folder / "settings.json").is_file():
             raise files.FileProblem(f"{folder}: holds no run whose data could be taken; name prepared data with --data DIR")
-        data = Path(config.from_dict(Settings, files.read_json(folder / "settings.json")).data.dir)
-    machine.prepare_cpu()
-    model = loading.load(folder, device=device)
+        data = Path(config.load(Settings, folder / "settings.json").data.dir)
     result = story.evaluate(model, story.Data.open(data))
     tasks = {"validation": {name: {"value": value, "stderr": None, "n": result.tokens} for name, value in result.figures().items()}}
     text = f"{data}: {result.tokens:,} validation tokens\n" + "\n".join(f"{name:14}{value:.4f}" for name, value in result.figures().items())
@@ -50,15 +50,18 @@ def sample(
     problems = config.check(Sampling(temperature, top_k or None, None if top_p == 1 else top_p))
     if max_tokens < 1:
         problems.append(f"max_tokens: wanted at least 1, came {max_tokens}")
+    if seed is not None and not 0 <= seed < 2**63:
+        problems.append(f"seed: wanted 0 or more and less than 2^63, came {seed}")
     if problems:
         raise config.ConfigError(["--" + problem.replace("_", "-", 1) for problem in problems])
     model = loading.load(folder, device=device)
-    pieces = []
-    if not as_json:
-        speak.write(prompt)
-    for piece in model.write(
+    written = model.write(
         prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k or None, top_p=None if top_p == 1 else top_p, seed=seed
-    ):
+    )
+    pieces = [next(written, "")]  # a prompt that cannot be read is told before anything is written
+    if not as_json:
+        speak.write(prompt + pieces[0])
+    for piece in written:
         pieces.append(piece)
         if not as_json:
             speak.write(piece)

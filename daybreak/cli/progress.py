@@ -94,9 +94,10 @@ class Live:
         from rich.markup import escape
 
         if event["event"] == "sample":
-            self._console.print(f"[dim]sample[/]    [bold]{escape(event['prompt'])}[/]{escape(_flat(event['text']))}", soft_wrap=False)
+            prompt, text = escape(_flat(event["prompt"])), escape(_flat(event["text"]))
+            self._console.print(f"[dim]sample[/]    [bold]{prompt}[/]{text}", soft_wrap=True, emoji=False)
         else:
-            self._console.print(escape(_line(event, 0)), soft_wrap=True)
+            self._console.print(escape(_line(event, 0)), soft_wrap=True, emoji=False)
 
 
 @contextlib.contextmanager
@@ -125,7 +126,7 @@ def _line(event: Event, steps: int) -> str:
     if kind == "eval":
         return f"eval      step {step:,}: validation loss {event['val_loss']:.4f}, bits per byte {event['bits_per_byte']:.3f}"
     if kind == "sample":
-        return f"sample    {event['prompt']}{_flat(event['text'])}"
+        return f"sample    {_flat(event['prompt'])}{_flat(event['text'])}"
     if kind == "checkpoint":
         return f"saved     {event['path']}"
     if kind == "skip":
@@ -148,4 +149,6 @@ def _beginning(event: Event) -> str:
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.split(" ")).replace("\n", "\n          ")
+    """A sample as a block beside its name: lines indented, and control characters shown, lest a young model's bytes command the terminal."""
+    shown = "".join(chr(0x2400 + ord(mark)) if ord(mark) < 32 and mark not in "\n\t" else mark for mark in text)
+    return shown.replace("\x7f", "\u2421").replace("\n", "\n          ")

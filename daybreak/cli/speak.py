@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -17,8 +19,19 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 
 
 def say(text: str) -> None:
-    """One message for the person, on standard error."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    """One message for the person, on standard error; lost if nobody reads it any more, as the work matters more."""
+    try:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        let_go(sys.stderr)
+
+
+def let_go(stream: TextIO) -> None:
+    """Sends the rest of a stream whose reader went away to nowhere, so that Python does not complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file behind it
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def result(values: dict[str, Any], as_json: bool, text: str) -> None:
@@ -47,15 +60,26 @@ def failure(error: Exception) -> int:
         where = getattr(error, "ctx", None)
         say(f"error: {_one_line(message)}" + (f" (`{where.command_path} --help` tells more)" if where else ""))
         return 2
+    ours = type(error).__module__.startswith("daybreak.")
     if isinstance(error, ValueError):  # each of our own problems is one; a part that was asked for the impossible raises it too
-        for problem in getattr(error, "problems", None) or [str(error)]:
+        for problem in getattr(error, "problems", None) or (str(error).splitlines() if ours else [str(error)]):
             say(f"error: {_one_line(problem)}")
         return 1 if type(error).__name__ == "CheckpointProblem" else 2
-    if type(error).__module__.startswith("daybreak."):
+    if ours:
         say(f"error: {_one_line(str(error))}")
+        return 1
+    if isinstance(error, OSError) and error.filename is not None:
+        say(f"error: {_short(str(error.filename))}: cannot be used ({error.strerror or error}); name another, or mend it")
+        return 2
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        say("error: the device has too little memory for this; set train.micro_batch, train.batch_tokens or the model's sizes lower")
         return 1
     say(f"error: unexpected {type(error).__name__}: {_one_line(str(error))}; the same command with --debug shows where")
     return 1
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 120 else f"{name[:100]}..."
 
 
 def _one_line(text: str) -> str:

@@ -46,7 +46,8 @@ def train(
     if story.is_finished(folder):
         story.check_folder(folder, settings)
         speak.say(f"{folder} is finished; `daybreak sample {folder}` lets it write, another --out begins a new run")
-        speak.result(_result(folder, _last_event(folder)), as_json, "")
+        if as_json:
+            speak.result(_result(folder, _last_event(folder)), as_json, "")
         return 0
     last: dict[str, Any] = {}
     with Quiet() if quiet else watching(speak.console()) as show:
@@ -57,6 +58,8 @@ def train(
     page = write_report([folder], folder / "report.html")
     if last["event"] == "stop":
         speak.say(f"stopped by {last['reason']} after step {last['step']:,}; the same command goes on from there")
+        if as_json:
+            speak.result(_result(folder, last), as_json, "")
         return 128 + int(last["signal"])
     result = _result(folder, last)
     speak.result(result, as_json, _told(result, last, page))
@@ -104,13 +107,13 @@ def plan(
 
 def _request(recipe: str, edits: list[str], out: Path | None) -> tuple[Settings, Path]:
     """The settings that a command asks for, and the run's folder."""
-    from daybreak import config, files
+    from daybreak import config
     from daybreak.recipes import RECIPES, recipe_settings
     from daybreak.settings import Settings
 
     folder = Path(recipe)
     if (folder / "settings.json").is_file():
-        settings = config.from_dict(Settings, files.read_json(folder / "settings.json"))
+        settings = config.load(Settings, folder / "settings.json")
         if out is not None and out != folder:
             raise config.ConfigError([f"--out: wanted {folder} or nothing, as that run goes on in its own folder; came {out}"])
     elif recipe not in RECIPES and folder.exists():
@@ -148,7 +151,8 @@ def _with_vocabulary(settings: Settings) -> tuple[Settings, str]:
 def _last_event(folder: Path) -> dict[str, Any]:
     from daybreak import metrics
 
-    ends = [event for event in metrics.read(folder / "metrics.jsonl") if event["event"] == "end"]
+    path = folder / "metrics.jsonl"
+    ends = [event for event in metrics.read(path) if event["event"] == "end"] if path.is_file() else []
     return ends[-1] if ends else {}
 
 

@@ -17,7 +17,9 @@ RECIPES: dict[str, Callable[[], Settings]] = {
 def recipe_settings(name: str) -> Settings:
     """The settings of a recipe by name, such as `gpt2.124m`. Raises ConfigError with the nearest name for one that is not there."""
     if name not in RECIPES:
-        raise config.ConfigError([f"{name}: no such recipe{config.closest(name, RECIPES)}; there are {', '.join(RECIPES)}"])
+        kind = "recipe, and no run's folder" if "/" in name else "recipe"
+        hint = f"{config.closest(name, RECIPES)} There are" if config.closest(name, RECIPES) else "; there are"
+        raise config.ConfigError([f"{name}: no such {kind}{hint} {', '.join(RECIPES)}"])
     return RECIPES[name]()
 
 

@@ -18,7 +18,8 @@ _LEARNING_RATES = {"124m": 6e-4, "355m": 3e-4, "774m": 2.5e-4, "1558m": 2e-4}
 def size(name: str) -> Settings:
     """The settings for "124m", "355m", "774m" or "1558m". Raises ConfigError for another name."""
     if name not in SIZES:
-        raise ConfigError([f"{name}: no such size of gpt2{closest(name, SIZES)}; there are {', '.join(SIZES)}"])
+        hint = f"{closest(name, SIZES)} There are" if closest(name, SIZES) else "; there are"
+        raise ConfigError([f"{name}: no such size of gpt2{hint} {', '.join(SIZES)}"])
     return Settings(
         recipe=f"gpt2.{name}",
         model=SIZES[name],
