@@ -140,8 +140,13 @@ def write_model(folder: Path, gpt: GPT, tokenizer: Tokenizer, reshapings: Sequen
 
 def _load_model(folder: Path, device: torch.device, reshapings: Mapping[str, Reshaping]) -> Model:
     described = files.read_json(folder / "config.json")
-    ours = described.get("daybreak", {})
-    shape = config.from_dict(GPTConfig, ours["model"]) if ours else hf.import_config(described)
+    ours = described.get("daybreak", {}) if isinstance(described, dict) else None
+    if not isinstance(ours, dict):
+        raise files.FileProblem(f"{folder / 'config.json'}: wanted a model's description, found other JSON; is the folder a model's?")
+    try:
+        shape = config.from_dict(GPTConfig, ours["model"] if "model" in ours else config.to_dict(hf.import_config(described)))
+    except ValueError as error:
+        raise files.FileProblem(f"{folder / 'config.json'}: {str(error).removeprefix('config.json: ')}") from None
     with torch.device("meta"):
         gpt = GPT(shape)
     for name in ours.get("reshapings", ()):
@@ -155,7 +160,7 @@ def _load_model(folder: Path, device: torch.device, reshapings: Mapping[str, Res
 
 
 def _load_checkpoint(run: Path, device: torch.device) -> Model:
-    settings = config.from_dict(Settings, files.read_json(run / "settings.json"))
+    settings = config.load(Settings, run / "settings.json")
     for folder in reversed(checkpoint.found(run)):
         if not checkpoint.problems(folder):
             with torch.device("meta"):

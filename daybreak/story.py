@@ -354,7 +354,7 @@ def _resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.
         device = machine.choose_device(settings.machine.device)
         precision = machine.choose_precision(device, settings.machine.precision)
     except ValueError as error:
-        problems.append(f"machine: {error}")
+        problems.append(f"machine.device, machine.precision: {error}")
     if (world_size := machine.Ranks.from_environment().world_size) > 1:
         problems.append(f"WORLD_SIZE: wanted 1, came {world_size}; this version trains on one device, start it without torchrun")
     if not Path(settings.data.dir).exists():
@@ -377,6 +377,13 @@ def _resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.
         )
         if len(stream) < least
     ]
+    least = 16 * parameter_count(settings.model, padded=True)  # weights, gradients and AdamW's two moments in fp32
+    memory = machine.total_memory(device)
+    if memory is not None and least > memory:
+        short.append(
+            f"model: wanted one that fits into the {memory / 1e9:,.0f} GB of {device}, this one takes {least / 1e9:,.0f} GB to train; "
+            "set model.n_layer or model.d_model lower"
+        )
     if short:
         raise config.ConfigError(short)
     return settings, data, device, precision
@@ -409,7 +416,8 @@ def _open_folder(out: Path, settings: Settings, data: Data) -> bool:
             raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
         return True
     check_folder(out, settings)
-    if files.read_json(out / "data.json")["fingerprint"] != data.manifest.fingerprint:
+    begun_on = files.read_json(out / "data.json")
+    if not isinstance(begun_on, dict) or begun_on.get("fingerprint") != data.manifest.fingerprint:
         raise files.FileProblem(f"{data.folder}: its text or tokenizer is not what {out} was trained on; give the run another --out")
     files.write_json(saved_path, config.to_dict(settings))
     return not checkpoint.found(out)
@@ -417,7 +425,7 @@ def _open_folder(out: Path, settings: Settings, data: Data) -> bool:
 
 def check_folder(out: Path, settings: Settings) -> None:
     """Raises ConfigError if the run in `out` was begun with other settings of what decides its result."""
-    saved = config.from_dict(Settings, files.read_json(out / "settings.json"))
+    saved = config.load(Settings, out / "settings.json")
     if settings.model.vocab_size is None:
         settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=saved.model.vocab_size))
     differing = [row for row in config.differences(settings, saved) if row[0].partition(".")[0] in RESULT_PARTS]
