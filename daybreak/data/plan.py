@@ -22,6 +22,8 @@ from daybreak.files import read_json, write_json
 
 WORK = ".prepare"
 PLAN = "plan.json"
+FORMAT = 1
+"""Of the working files: another version of this program may cut the work into other parts, and then starts over."""
 LEARNED = ("bpe", "chars")
 """The tokenizers that are learned from the text; others are known before it is read."""
 NAMED = ("gpt2", "bytes")
@@ -29,6 +31,10 @@ NAMED = ("gpt2", "bytes")
 
 class PrepareProblem(ValueError):
     """A request that cannot be met: its options, its text or its folder; one line with the way out."""
+
+
+class UselessText(PrepareProblem):
+    """The text cannot be prepared with these options, however often it is tried: nothing is kept."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +119,14 @@ def resume_or_start(out: Path, request: Request, units: Sequence[Unit], fingerpr
     """
     work = out / WORK
     inventory = [[unit.name, unit.size, unit.stamp, unit.shard] for unit in units]
-    plan = {"request": request.options(), "tokenizer": fingerprint, "inventory": inventory}
+    plan = {"format": FORMAT, "request": request.options(), "tokenizer": fingerprint, "inventory": inventory}
     note = ""
     if (work / PLAN).exists():
         found = read_json(work / PLAN)
         _refuse_others(out, request.differences(found["request"]), "holds an unfinished preparation with other options")
         if found["tokenizer"] != fingerprint:
             _refuse_others(out, [f"another tokenizer at {request.tokenizer}"], "holds an unfinished preparation with other options")
-        if found["inventory"] == inventory:
+        if found["format"] == FORMAT and found["inventory"] == inventory:
             for left in (*work.rglob(".*.tmp"), *out.glob(".*.tmp")):  # of processes that were killed as they wrote
                 left.unlink()
             return "continues where it was interrupted"
@@ -144,7 +150,7 @@ def _first_change(before: list[list[Any]], now: list[list[Any]]) -> str:
         if old[key] != new[key]:
             return f"{key[0]} changed"
     added = [key[0] for key in new if key not in old]
-    return f"{added[0]} was added" if added else "the order of the sources changed"
+    return f"{added[0]} was added" if added else "the way of working changed"
 
 
 @contextlib.contextmanager
@@ -179,7 +185,8 @@ def clear(out: Path) -> None:
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
-            entry.unlink()
+            with contextlib.suppress(PermissionError):  # Windows cannot remove the lock while it is held
+                entry.unlink()
     with contextlib.suppress(OSError):
         work.rmdir()
         out.rmdir()

@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 
 from daybreak.data import sources as reading
 from daybreak.data.manifest import Manifest, ManifestProblem, Split, data_fingerprint, load_manifest, save_manifest
-from daybreak.data.plan import LEARNED, NAMED, WORK, PrepareProblem, Request, clear, is_complete, locked, resume_or_start
-from daybreak.data.shards import HEADER_BYTES, ShardWriter, check_vocabulary
+from daybreak.data.plan import LEARNED, NAMED, PLAN, WORK, PrepareProblem, Request, UselessText, clear, is_complete, locked, resume_or_start
+from daybreak.data.shards import HEADER_BYTES, ShardProblem, ShardWriter, check_vocabulary
 from daybreak.data.sorting import SortedDocuments, writing_sorted
 from daybreak.data.sources import SourceProblem, Unit
 from daybreak.data.tokenizer import Tokenizer, load_tokenizer, train_bpe, train_chars
@@ -118,13 +118,15 @@ def _prepare(request: Request, out: Path, workers: int | None) -> Iterator[Progr
         check_vocabulary(known.vocab_size, request.tokenizer)
     fingerprint = known.fingerprint if known and request.tokenizer not in NAMED else None  # a name means one tokenizer for ever
     if is_complete(out, request, fingerprint):
+        clear(out)  # of a process that was killed after its last file
         yield Progress("done", 1, 1, "folders", f"{out} is complete already: nothing to do")
         return
+    yield Progress("list", 0, None, "units")
     skips: Counter[str] = Counter()
     listed = {source: reading.units(source, text_field=request.text_field, skips=skips, outside=out) for source in request.sources}
     units = [unit for part in listed.values() for unit in part]
     yield Progress("list", len(units), len(units), "units")
-    with locked(out), _removed_if_unused(out):
+    with locked(out), _removed_if_useless(out):
         if is_complete(out, request, fingerprint):  # by another process since
             yield Progress("done", 1, 1, "folders", f"{out} is complete already: nothing to do")
             return
@@ -149,12 +151,15 @@ def _prepare(request: Request, out: Path, workers: int | None) -> Iterator[Progr
 
 
 @contextlib.contextmanager
-def _removed_if_unused(out: Path) -> Iterator[None]:
-    """If the work did not even begin, no trace of it stays."""
+def _removed_if_useless(out: Path) -> Iterator[None]:
+    """If the work did not even begin, or cannot succeed, no trace of it stays in the way of another request."""
     try:
         yield
+    except (UselessText, ShardProblem):
+        clear(out)
+        raise
     finally:
-        if not (out / WORK / "plan.json").exists():
+        if not (out / WORK / PLAN).exists():
             clear(out)
 
 
@@ -211,16 +216,18 @@ def _grouped(units: Sequence[Unit]) -> list[list[Unit]]:
 def read_group(units: Sequence[Unit], target: Path, seed: int) -> Iterator[int]:
     """A task: writes the documents of some units as one sorted part, and yields how many of their bytes it has read."""
     skips: Counter[str] = Counter()
+    told = 0
     with writing_sorted(target, seed, skips) as writer:
         for unit in units:
-            told = since = 0
+            beyond = told + unit.size
+            since = 0
             for document in reading.read(unit, skips):
                 since += writer.add(document.text)
-                if since > TOLD_BYTES and told + since <= unit.size:  # a compressed unit holds more text than it has bytes
+                if since > TOLD_BYTES and told + since < beyond:  # a compressed unit holds more text than it has bytes
                     yield since
                     told += since
                     since = 0
-            yield unit.size - told
+    yield sum(unit.size for unit in units) - told
 
 
 # --- split ---
@@ -260,7 +267,7 @@ def _choose_split(documents: SortedDocuments, request: Request, work: Path, skip
         return Choice(**read_json(path))
     if not documents.documents:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skips.items())) or "nothing"
-        raise PrepareProblem(f"{' '.join(request.sources)}: wanted text, found none; left out: {left_out}")
+        raise UselessText(f"{' '.join(request.sources)}: wanted text, found none; left out: {left_out}")
     choice = Choice("document", request.val_fraction, 0, 0)
     distinct = duplicates = val = 0
     count = documents.bucket_count()
@@ -274,7 +281,7 @@ def _choose_split(documents: SortedDocuments, request: Request, work: Path, skip
     if split == "auto":
         split = "tail" if empty or distinct * request.val_fraction < FEWEST_VAL_DOCUMENTS else "document"
     elif split == "document" and empty:
-        raise PrepareProblem(
+        raise UselessText(
             f"split document: of {distinct:,} documents none falls into {empty}; choose --split tail, or another --val-fraction or --seed"
         )
     choice = Choice(split, request.val_fraction, distinct, duplicates)
@@ -457,7 +464,7 @@ def _write(
 def _refuse_too_little(figures: dict[str, dict[str, int]], request: Request) -> None:
     train, val = figures["train"]["tokens"], figures["val"]["tokens"]
     if train < FEWEST_TOKENS or val < 2:
-        raise PrepareProblem(
+        raise UselessText(
             f"{' '.join(request.sources)}: wanted at least {FEWEST_TOKENS} tokens for train and 2 for val, got {train:,} and {val:,}; "
             "add text or choose a larger --val-fraction"
         )

@@ -65,7 +65,7 @@ class Workers:
         waiting = list(reversed(arguments))
         busy: list[Connection] = []
         for connection in self._connections[: len(arguments)]:
-            connection.send((task, waiting.pop()))
+            self._send(connection, (task, waiting.pop()))
             busy.append(connection)
         while busy:
             ready = wait(busy)
@@ -79,9 +79,15 @@ class Workers:
                 if kind == "amount":
                     yield value
                 elif waiting:
-                    connection.send((task, waiting.pop()))
+                    self._send(connection, (task, waiting.pop()))
                 else:
                     busy.remove(connection)
+
+    def _send(self, connection: Connection, message: tuple[Task, tuple[Any, ...]]) -> None:
+        try:
+            connection.send(message)
+        except ConnectionError:
+            raise self._death(connection) from None
 
     def _start(self, count: int) -> None:
         context = multiprocessing.get_context("spawn")
