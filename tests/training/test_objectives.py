@@ -1,0 +1,38 @@
+"""The objective: one loss for each token, in nats and in fp32."""
+
+import math
+
+import torch
+
+from daybreak.data.batches import Batch
+from daybreak.training.objectives import cross_entropy
+
+TARGETS = torch.tensor([[0, 3, 1], [2, 2, 0]])
+BATCH = Batch(torch.zeros(2, 3, dtype=torch.long), TARGETS)
+
+
+def test_each_token_has_its_own_loss():
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    losses = cross_entropy(lambda inputs: logits, BATCH)
+    assert losses.shape == (2, 3)
+    for b in range(2):
+        for t in range(3):
+            expected = -math.log(math.exp(logits[b, t, TARGETS[b, t]]) / sum(math.exp(value) for value in logits[b, t]))
+            assert math.isclose(float(losses[b, t]), expected, rel_tol=1e-5)
+
+
+def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary():
+    losses = cross_entropy(lambda inputs: torch.zeros(2, 3, 4), BATCH)
+    torch.testing.assert_close(losses, torch.full((2, 3), math.log(4)))
+
+
+def test_logits_in_16_bits_give_a_loss_in_fp32():
+    logits = torch.randn(2, 3, 4).bfloat16()
+    losses = cross_entropy(lambda inputs: logits, BATCH)
+    assert losses.dtype == torch.float32
+    assert torch.equal(losses, cross_entropy(lambda inputs: logits.float(), BATCH))
+
+
+def test_logits_cut_from_a_padded_vocabulary():
+    wide = torch.randn(2, 3, 64)
+    assert torch.equal(cross_entropy(lambda inputs: wide[..., :4], BATCH), cross_entropy(lambda inputs: wide[..., :4].contiguous(), BATCH))
