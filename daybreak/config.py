@@ -227,14 +227,19 @@ def _plural(hint: Any) -> str:
 
 
 def _near(path: str, known: Iterable[str]) -> str:
-    """The nearest setting: by the whole path, or by its last name alone (`learning_rate` for `train.learning_rate`)."""
-    by_leaf = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
+    """The nearest setting: of the same last name (`learning_rate` for `train.learning_rate`), in the same group, or in all."""
+    group, dot, leaf = path.rpartition(".")
+    by_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
     if len(by_leaf) == 1:
         return f"; did you mean {by_leaf[0]}?"
     leaves: dict[str, str] = {name.rpartition(".")[2]: name for name in known}
-    if hint := _did_you_mean(path, known):
+    group_leaves = [name.removeprefix(group + dot) for name in known if dot and name.startswith(group + dot)]
+    if group_leaves:
+        if near := difflib.get_close_matches(leaf, group_leaves, n=1):
+            return f"; did you mean {group}.{near[0]}?"
+    elif hint := _did_you_mean(path, known):
         return hint
-    near = difflib.get_close_matches(path.rpartition(".")[2], leaves, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)
     return f"; did you mean {leaves[near[0]]}?" if near else "; `daybreak plan RECIPE` lists all"
 
 

@@ -24,7 +24,7 @@ class MetricsFile:
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Appends one event. Numbers that JSON cannot hold (NaN, infinity) become null."""
-        self._file.write(json.dumps({key: _plain(value) for key, value in event.items()}, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(plain(event), ensure_ascii=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -45,19 +45,24 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def as_one_run(events: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events that count: where a run was resumed from an earlier step, what it had done past that step is dropped."""
+    """The events that count: where a run was resumed from an earlier step, or started anew, what it had done past that step is dropped."""
     kept: list[dict[str, Any]] = []
     for event in events:
-        if event["event"] == "resume":
+        if event["event"] == "start":
+            kept = []
+        elif event["event"] == "resume":
             kept = [earlier for earlier in kept if earlier.get("step", 0) <= event.get("step", 0)]
         kept.append(event)
     return kept
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: NaN and infinity, at any depth, become None."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _end_last_line(path: Path) -> None:

@@ -77,7 +77,7 @@ class TrainSettings:
             if not 0 <= (number := getattr(self, name)) < 1:
                 yield name, f"wanted 0 or more and less than 1, came {number}"
         decay = self.train_tokens if self.decay_tokens is None else self.decay_tokens
-        if self.warmup_tokens > decay:
+        if self.warmup_tokens > decay >= 1:
             end = "train_tokens" if self.decay_tokens is None else "decay_tokens"
             yield "warmup_tokens", f"wanted at most {end} = {decay:,}, came {self.warmup_tokens:,}; set it lower, such as {decay // 20:,}"
 

@@ -36,7 +36,9 @@ def let_go(stream: TextIO) -> None:
 
 def result(values: dict[str, Any], as_json: bool, text: str) -> None:
     """A command's result on standard output: as one JSON object, or as text for a person."""
-    print(json.dumps(values, ensure_ascii=False) if as_json else text, flush=True)  # noqa: T201
+    from daybreak.metrics import plain
+
+    print(json.dumps(plain(values), ensure_ascii=False) if as_json else text, flush=True)  # noqa: T201
 
 
 def write(piece: str) -> None:
