@@ -135,7 +135,7 @@ def _prepare(request: Request, out: Path, workers: int | None) -> Iterator[Progr
         units = [unit for part in listed.values() for unit in part]
         note = resume_or_start(out, request, units, fingerprint)
         _open_documents.cache_clear()
-        _open_tokenizer.cache_clear()
+        _tokenizers.clear()
         _need_space(out, units, request)
         size = sum(unit.size for unit in units)
         with Workers(1 if workers is None and size < SMALL_BYTES else workers or usable_cores()) as pool:
@@ -216,18 +216,21 @@ def _grouped(units: Sequence[Unit]) -> list[list[Unit]]:
 def read_group(units: Sequence[Unit], target: Path, seed: int) -> Iterator[int]:
     """A task: writes the documents of some units as one sorted part, and yields how many of their bytes it has read."""
     skips: Counter[str] = Counter()
-    told = 0
+    told = finished = 0
     with writing_sorted(target, seed, skips) as writer:
         for unit in units:
-            beyond = told + unit.size
             since = 0
             for document in reading.read(unit, skips):
                 since += writer.add(document.text)
-                if since > TOLD_BYTES and told + since < beyond:  # a compressed unit holds more text than it has bytes
+                if since > TOLD_BYTES and told + since < finished + unit.size:  # a compressed unit holds more text than it has bytes
                     yield since
                     told += since
                     since = 0
-    yield sum(unit.size for unit in units) - told
+            finished += unit.size
+            if finished - told > TOLD_BYTES and unit is not units[-1]:
+                yield finished - told
+                told = finished
+    yield finished - told  # told when the part is whole
 
 
 # --- split ---
@@ -292,9 +295,14 @@ def _choose_split(documents: SortedDocuments, request: Request, work: Path, skip
 # --- tokenizer ---
 
 
-@lru_cache(maxsize=1)
+_tokenizers: dict[Path, Tokenizer] = {}
+"""Opened once in each process, by the working folder; a large vocabulary takes a while."""
+
+
 def _open_tokenizer(work: Path) -> Tokenizer:
-    return load_tokenizer(str(work / "tokenizer"))
+    if work not in _tokenizers:
+        _tokenizers[work] = load_tokenizer(str(work / "tokenizer"))
+    return _tokenizers[work]
 
 
 def _find_tokenizer(
@@ -312,6 +320,7 @@ def _find_tokenizer(
         tokenizer = train_bpe(_sample(documents, choice), request.vocab_size)
     check_vocabulary(tokenizer.vocab_size, request.tokenizer)
     tokenizer.save(work / "tokenizer")
+    _tokenizers[work] = tokenizer
     fingerprint = sha256(work / "tokenizer" / "tokenizer.json")  # what `tokenizer.fingerprint` would say, without making the file again
     row = {"name": tokenizer.name, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "eot": tokenizer.eot}
     write_json(work / "tokenizer.done", row)
