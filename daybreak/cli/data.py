@@ -149,7 +149,7 @@ def _follow(steps: Iterable[Progress]) -> None:
         for step in steps:
             if step.stage != stage:
                 stage = step.stage
-                speak.say(f"{stage:10}{step.note}")
+                speak.say(f"{stage:10}{step.note}".rstrip())
         return
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,10 +29,10 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     from daybreak.report.page import page
     from daybreak.report.record import RunRecord
 
+    if wrong := [folder for folder in folders if not (folder / "settings.json").is_file()]:
+        raise files.FileProblem("\n".join(f"{folder}: wanted a run's folder, found no settings.json in it" for folder in wrong))
     records = []
     for folder in folders:
-        if not (folder / "settings.json").is_file():
-            raise files.FileProblem(f"{folder}: wanted a run's folder, found no settings.json in it")
         events = list(metrics.read(folder / "metrics.jsonl")) if (folder / "metrics.jsonl").is_file() else []
         begun: dict[str, Any] = next((event for event in reversed(events) if event["event"] in ("start", "resume")), {})
         facts = {name: begun[name] for name in _FACTS if name in begun}
