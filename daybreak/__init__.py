@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from daybreak.config import ConfigError, describe, edit
     from daybreak.data.batches import Batch, Batches
     from daybreak.data.prepare import prepare
-    from daybreak.data.shards import TokenStream
+    from daybreak.data.shards import TokenStream, find_shards
     from daybreak.data.tokenizer import Tokenizer, load_tokenizer
     from daybreak.evaluation.score import Score, score
     from daybreak.inference.generate import generate
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from daybreak.story import events, run
     from daybreak.training.loop import Step, train
     from daybreak.training.objectives import cross_entropy
+    from daybreak.training.optimizers import make_optimizer
+    from daybreak.training.schedules import warmup_cosine
 
 __version__ = "0.1.0"
 
@@ -55,13 +57,16 @@ _HOMES = {
     "describe": "daybreak.config",
     "edit": "daybreak.config",
     "events": "daybreak.story",
+    "find_shards": "daybreak.data.shards",
     "generate": "daybreak.inference.generate",
     "load": "daybreak.loading",
     "load_tokenizer": "daybreak.data.tokenizer",
+    "make_optimizer": "daybreak.training.optimizers",
     "prepare": "daybreak.data.prepare",
     "run": "daybreak.story",
     "score": "daybreak.evaluation.score",
     "train": "daybreak.training.loop",
+    "warmup_cosine": "daybreak.training.schedules",
 }
 
 __all__ = [*sorted(_HOMES), "__version__", "recipes"]
