@@ -84,7 +84,7 @@ def _module_name(path: PurePosixPath) -> str:
 
 def _closure() -> list[importlib.metadata.Distribution]:
     """The installed distributions that daybreak requires, and those that they require, by name; extras only where asked for."""
-    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.requirements import InvalidRequirement, Requirement  # comes with tokenizers
     from packaging.utils import canonicalize_name
 
     try:

@@ -16,10 +16,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
-import importlib.metadata
-import json
-import platform
 import shutil
 import sys
 from collections import Counter
@@ -32,24 +28,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daybreak.data import sources as reading
-from daybreak.data.manifest import Manifest, ManifestProblem, Split, data_fingerprint, load_manifest, save_manifest
+from daybreak.data.assembly import assemble
+from daybreak.data.manifest import Manifest, ManifestProblem, load_manifest
 from daybreak.data.plan import LEARNED, NAMED, PLAN, WORK, PrepareProblem, Request, UselessText, clear, is_complete, locked, resume_or_start
-from daybreak.data.shards import HEADER_BYTES, ShardProblem, ShardWriter, check_vocabulary
+from daybreak.data.readers import PACKED, SourceProblem, Unit, read
+from daybreak.data.shards import ShardProblem, check_vocabulary
 from daybreak.data.sorting import SortedDocuments, writing_sorted
-from daybreak.data.sources import SourceProblem, Unit
+from daybreak.data.sources import units as units_of
+from daybreak.data.splitting import Choice, choose_split
 from daybreak.data.tokenizer import Tokenizer, load_tokenizer, train_bpe, train_chars
 from daybreak.data.workers import WorkerProblem, Workers, usable_cores
-from daybreak.files import fingerprints, need_space, read_json, replacing, sha256, write_bytes, write_json
+from daybreak.files import need_space, read_json, replacing, sha256, write_json
 
 __all__ = ["Manifest", "ManifestProblem", "PrepareProblem", "Progress", "SourceProblem", "load_manifest", "prepare"]
 
 SAMPLE_BYTES = 50_000_000
 """From how much text bpe is learned; more hardly changes it."""
-FEWEST_TOKENS = 64
-"""Below this in train, a folder is refused as a mistake."""
-FEWEST_VAL_DOCUMENTS = 5
-"""split="auto" chooses whole documents for validation if it can expect at least so many."""
 SMALL_BYTES = 3_000_000
 """Below this, starting processes costs more than they save."""
 TOLD_BYTES = 4_000_000
@@ -123,7 +117,7 @@ def _prepare(request: Request, out: Path, workers: int | None) -> Iterator[Progr
         return
     yield Progress("list", 0, None, "units")
     skips: Counter[str] = Counter()
-    listed = {source: reading.units(source, text_field=request.text_field, skips=skips, outside=out) for source in request.sources}
+    listed = {source: units_of(source, text_field=request.text_field, skips=skips, outside=out) for source in request.sources}
     units = [unit for part in listed.values() for unit in part]
     yield Progress("list", len(units), len(units), "units")
     with locked(out), _removed_if_useless(out):
@@ -137,15 +131,16 @@ def _prepare(request: Request, out: Path, workers: int | None) -> Iterator[Progr
         _open_documents.cache_clear()
         _tokenizers.clear()
         _need_space(out, units, request)
-        size = sum(unit.size for unit in units)
-        with Workers(1 if workers is None and size < SMALL_BYTES else workers or usable_cores()) as pool:
+        small = sum(unit.size for unit in units) < SMALL_BYTES and not any(unit.kind == "hf" for unit in units)
+        with Workers(1 if workers is None and small else workers or usable_cores()) as pool:
             yield from _read(units, work, request.seed, pool, note)
             documents = _open_documents(work)
             skips += documents.skips
-            choice = _choose_split(documents, request, work, skips)
+            choice = choose_split(documents, request, work, skips)
             yield from _find_tokenizer(documents, choice, known, request, work)
             yield from _tokenize(documents, choice, work, pool)
-        yield from _write(out, request, listed, documents, choice, skips)
+        for done, total in assemble(out, request, listed, choice, skips):
+            yield Progress("write", done, total, "tokens")
     clear(out)
     yield Progress("done", 1, 1, "folders")
 
@@ -176,7 +171,7 @@ def _kept_input(unit: Unit, work: Path) -> Unit:
 def _need_space(out: Path, units: Sequence[Unit], request: Request) -> None:
     """Text once, and its tokens twice, at least; what the working files hold already is not needed again."""
     grown = {"docs": 0.3, "parquet": 2.0}
-    text = sum(unit.size * (2.0 if unit.path.endswith(reading.PACKED) else grown.get(unit.kind, 1.0)) for unit in units)
+    text = sum(unit.size * (2.0 if unit.path.endswith(PACKED) else grown.get(unit.kind, 1.0)) for unit in units)
     bytes_per_token = 1 if request.tokenizer in ("bytes", "chars") else 4
     present = sum(file.stat().st_size for file in (*(out / WORK).rglob("*"), *out.glob("*.bin")) if file.is_file())
     need_space(out, int(text * (1 + 2 * 2 / bytes_per_token)) - present)
@@ -187,12 +182,13 @@ def _need_space(out: Path, units: Sequence[Unit], request: Request) -> None:
 
 def _read(units: Sequence[Unit], work: Path, seed: int, pool: Workers, note: str) -> Iterator[Progress]:
     groups = _grouped(units)
-    total = sum(unit.size for unit in units)
+    size = sum(unit.size for unit in units)
+    total = size if all(unit.size or unit.kind != "hf" for unit in units) else None
     folder = work / "read"
     folder.mkdir(exist_ok=True)
     targets = [folder / f"part-{number:06d}" for number in range(len(groups))]
     waiting = [(group, target, seed) for group, target in zip(groups, targets, strict=True) if not target.with_suffix(".json").exists()]
-    done = total - sum(unit.size for group, _, _ in waiting for unit in group)
+    done = size - sum(unit.size for group, _, _ in waiting for unit in group)
     yield Progress("read", done, total, "bytes", note)
     for amount in pool.map(read_group, waiting):
         done += amount
@@ -205,7 +201,7 @@ def _grouped(units: Sequence[Unit]) -> list[list[Unit]]:
     groups: list[list[Unit]] = [[]]
     held = 0
     for unit in units:
-        if groups[-1] and (held + unit.size > limit or len(groups[-1]) >= 10_000):
+        if groups[-1] and (held + unit.size > limit or len(groups[-1]) >= 10_000 or unit.kind == "hf"):  # those are large, or unknown
             groups.append([])
             held = 0
         groups[-1].append(unit)
@@ -220,76 +216,23 @@ def read_group(units: Sequence[Unit], target: Path, seed: int) -> Iterator[int]:
     with writing_sorted(target, seed, skips) as writer:
         for unit in units:
             since = 0
-            for document in reading.read(unit, skips):
+            for document in read(unit, skips):
                 since += writer.add(document.text)
-                if since > TOLD_BYTES and told + since < finished + unit.size:  # a compressed unit holds more text than it has bytes
+                beyond = finished + unit.size  # a compressed unit holds more text than it has bytes
+                if since > TOLD_BYTES and (told + since < beyond or not unit.size):
                     yield since
                     told += since
                     since = 0
-            finished += unit.size
+            finished = max(told, finished + unit.size)
             if finished - told > TOLD_BYTES and unit is not units[-1]:
                 yield finished - told
                 told = finished
     yield finished - told  # told when the part is whole
 
 
-# --- split ---
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How validation is chosen, decided once and kept in .prepare/split.json."""
-
-    split: str
-    fraction: float
-    documents: int
-    """Different documents."""
-    duplicates: int
-
-    def parts(self, text: str, draw: int) -> tuple[str, str]:
-        """What of a document goes to train and what to val; `draw` is its random number of 64 bits."""
-        if self.split == "tail":
-            cut = int(len(text) * (1 - self.fraction))
-            return text[:cut], text[cut:]
-        return ("", text) if draw < self.below else (text, "")
-
-    @property
-    def below(self) -> int:
-        """A document with a smaller draw is for validation."""
-        return int(self.fraction * 2**64)
-
-
 @lru_cache(maxsize=1)
 def _open_documents(work: Path) -> SortedDocuments:
     return SortedDocuments(work / "read")
-
-
-def _choose_split(documents: SortedDocuments, request: Request, work: Path, skips: Counter[str]) -> Choice:
-    path = work / "split.json"
-    if path.exists():
-        return Choice(**read_json(path))
-    if not documents.documents:
-        left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skips.items())) or "nothing"
-        raise UselessText(f"{' '.join(request.sources)}: wanted text, found none; left out: {left_out}")
-    choice = Choice("document", request.val_fraction, 0, 0)
-    distinct = duplicates = val = 0
-    count = documents.bucket_count()
-    for number in range(count):
-        bucket = documents.bucket(number, count)
-        distinct += len(bucket)
-        duplicates += bucket.duplicates
-        val += int((bucket.draws < np.uint64(choice.below)).sum())
-    split = request.split
-    empty = "val" if val == 0 else "train" if val == distinct else ""
-    if split == "auto":
-        split = "tail" if empty or distinct * request.val_fraction < FEWEST_VAL_DOCUMENTS else "document"
-    elif split == "document" and empty:
-        raise UselessText(
-            f"split document: of {distinct:,} documents none falls into {empty}; choose --split tail, or another --val-fraction or --seed"
-        )
-    choice = Choice(split, request.val_fraction, distinct, duplicates)
-    write_json(path, dataclasses.asdict(choice))
-    return choice
 
 
 # --- tokenizer ---
@@ -412,90 +355,3 @@ def _write_held(outputs: Any, held: dict[str, list[NDArray[Any]]]) -> None:
         if held[name]:
             file.write(np.concatenate(held[name]).astype("<u2", copy=False).data)
             held[name] = []
-
-
-# --- write ---
-
-
-def _write(
-    out: Path,
-    request: Request,
-    listed: dict[str, list[Unit]],
-    documents: SortedDocuments,
-    choice: Choice,
-    skips: Counter[str],
-) -> Iterator[Progress]:
-    work = out / WORK
-    buckets = sorted((work / "tokens").glob("*.json"))
-    rows = [read_json(path) for path in buckets]
-    figures = {
-        name: {key: sum(row[name][key] for row in rows) for key in ("documents", "tokens", "text_bytes")} for name in ("train", "val")
-    }
-    tokenizer = read_json(work / "tokenizer.done")
-    _refuse_too_little(figures, request)
-    total = sum(figure["tokens"] for figure in figures.values())
-    need_space(out, 2 * total + HEADER_BYTES - sum(path.stat().st_size for path in out.glob("*.bin")))
-    yield Progress("write", 0, total, "tokens")
-    done = 0
-    splits = {}
-    for name in ("train", "val"):
-        with ShardWriter(out, name, request.shard_tokens) as writer:
-            for path in buckets:
-                tokens = np.fromfile(path.with_suffix(f".{name}"), "<u2")
-                writer.write(tokens)
-                done += len(tokens)
-                yield Progress("write", done, total, "tokens")
-        splits[name] = Split(**figures[name], shards=tuple(path.name for path in writer.paths))
-    for path in (work / "tokenizer").iterdir():
-        write_bytes(out / "tokenizer" / path.name, path.read_bytes())
-    names = [name for split in splits.values() for name in split.shards]
-    names += sorted(f"tokenizer/{path.name}" for path in (out / "tokenizer").iterdir() if not path.name.startswith("."))
-    files = fingerprints(out, names)
-    save_manifest(
-        Manifest(
-            sources=tuple(_about(source, units) for source, units in listed.items()),
-            options=request.options(),
-            tokenizer=tokenizer,
-            split=choice.split,
-            documents=choice.documents,
-            duplicates=choice.duplicates,
-            skipped=dict(sorted(skips.items())),
-            train=splits["train"],
-            val=splits["val"],
-            files=files,
-            fingerprint=data_fingerprint(files, tokenizer["fingerprint"]),
-            versions={"python": platform.python_version(), **_versions("daybreak", "numpy", "tiktoken", "tokenizers")},
-        ),
-        out,
-    )
-
-
-def _refuse_too_little(figures: dict[str, dict[str, int]], request: Request) -> None:
-    train, val = figures["train"]["tokens"], figures["val"]["tokens"]
-    if train < FEWEST_TOKENS or val < 2:
-        raise UselessText(
-            f"{' '.join(request.sources)}: wanted at least {FEWEST_TOKENS} tokens for train and 2 for val, got {train:,} and {val:,}; "
-            "add text or choose a larger --val-fraction"
-        )
-
-
-def _about(source: str, units: Sequence[Unit]) -> dict[str, Any]:
-    """A source's row in the manifest: how much, and a digest over names and sizes, the same on every machine."""
-    base = Path(source) if Path(source).is_dir() else None
-    names = [Path(unit.path).relative_to(base).as_posix() if base and Path(unit.path).is_relative_to(base) else unit.name for unit in units]
-    listing = json.dumps([[name, unit.size] for name, unit in zip(names, units, strict=True)])
-    row: dict[str, Any] = {"source": source, "files": len(units), "bytes": sum(unit.size for unit in units)}
-    row["listing_sha256"] = hashlib.sha256(listing.encode()).hexdigest()
-    if source in reading.PYTHON_SOURCES:
-        row["packages"] = sorted({unit.name.partition(": ")[0] for unit in units})
-    if source.startswith("hf:"):
-        row["revision"] = units[0].stamp
-    return row
-
-
-def _versions(*names: str) -> dict[str, str]:
-    found = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

@@ -165,7 +165,7 @@ def test_standard_input_is_one_document(monkeypatch):
 
 @given(lines=st.lists(st.text(max_size=20).filter(lambda text: text.strip()), max_size=30), cut=st.integers(1, 50))
 def test_lines_survive_any_cut_of_the_bytes(tmp_path_factory, lines, cut):
-    from daybreak.data.sources import _lines
+    from daybreak.data.readers import _lines
 
     raw = b"\n".join(json.dumps(line).encode() for line in lines)
     pieces = [raw[i : i + cut] for i in range(0, len(raw), cut)]
