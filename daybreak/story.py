@@ -29,6 +29,7 @@ from daybreak.data.shards import TokenStream
 from daybreak.data.steps import largest_micro_batch, steps_for
 from daybreak.data.tokenizer import Tokenizer, load_tokenizer
 from daybreak.evaluation.score import Score, compressed_bits_per_byte, score
+from daybreak.inference.sampling import PredictionFailed
 from daybreak.loading import Model, write_model
 from daybreak.model import init
 from daybreak.model.attention import KERNELS
@@ -97,7 +98,7 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
         story = _Story(settings, out, data, device, precision)
         try:
             yield from story.tell(stopping, folder_is_new)
-        except TrainingFailed as error:
+        except (TrainingFailed, PredictionFailed) as error:
             raise RunFailed(str(error)) from None
         except OSError as error:
             raise RunFailed(
@@ -258,7 +259,8 @@ class _Story:
                 yield self._sample(prompts[turn % len(prompts)])
             if stopping.signal is not None:
                 return
-            if time.monotonic() - saved_at > settings.checkpoint.every_seconds and self.done < self.steps:
+            due = time.monotonic() - saved_at > settings.checkpoint.every_seconds and self.done < self.steps
+            if due and step.accepted:  # a run that may have diverged does not push out what it could go back to
                 yield self._save()
                 saved_at = time.monotonic()
             last = time.monotonic()

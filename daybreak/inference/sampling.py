@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 
+class PredictionFailed(RuntimeError):
+    """The model is broken and predicts nothing; the message says what helps."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen."""
@@ -49,12 +53,15 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
-    """(B, V) logits -> (B,) token ids."""
+    """(B, V) logits -> (B,) token ids. Raises PredictionFailed where the logits are no numbers."""
     logits = logits.float()
+    highest, likeliest = logits.max(dim=-1, keepdim=True)
+    if not highest.isfinite().all():
+        raise PredictionFailed("the model predicts NaN or infinity: its weights have diverged; train it with a lower train.learning_rate")
     if sampling.temperature < 1e-30:  # fp32 would divide by zero soon
-        return logits.argmax(dim=-1)
+        return likeliest.squeeze(-1)
     # Subtracting the maximum first keeps tiny temperatures from overflowing to infinity.
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
+    logits = (logits - highest) / sampling.temperature
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p is not None and sampling.top_p < 1:

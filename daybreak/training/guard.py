@@ -23,7 +23,7 @@ class Guard:
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
         if self.skipped_in_a_row >= self.patience:
             raise TrainingFailed(
-                f"the loss or the gradient was not finite for {self.patience} steps in a row; set train.learning_rate lower, "
-                "or machine.precision=fp32, and start again from the last checkpoint"
+                f"the loss or the gradient was not finite for {self.patience} steps in a row; begin a new run with a lower "
+                "train.learning_rate, or go on from the last checkpoint with machine.precision=fp32"
             )
         return finite

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daybreak import config
-from daybreak.inference.sampling import Sampling, choose, keep_top_k, keep_top_p
+from daybreak.inference.sampling import PredictionFailed, Sampling, choose, keep_top_k, keep_top_p
 
 ROWS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12)
 
@@ -103,6 +103,13 @@ def test_logits_in_16_bits_and_impossible_tokens():
     logits = torch.tensor([[-math.inf, 1.0, -math.inf]]).bfloat16()
     for sampling in (Sampling(), Sampling(0), Sampling(top_k=3), Sampling(top_p=0.9)):
         assert choose(logits, sampling).tolist() == [1]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_broken_model_is_named(broken, temperature):
+    with pytest.raises(PredictionFailed, match="predicts NaN or infinity: its weights have diverged"):
+        choose(torch.tensor([[0.0, 1.0], [0.0, broken]]), Sampling(temperature))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_patience_counts_in_a_row_and_over_a_resume():
     for loss in (NAN, NAN, FINE, NAN, NAN):
         guard.accepts(loss, FINE)
     resumed = Guard(patience=3, skipped_in_a_row=guard.skipped_in_a_row)
-    with pytest.raises(TrainingFailed, match=r"3 steps in a row; set train\.learning_rate lower"):
+    with pytest.raises(TrainingFailed, match=r"3 steps in a row; begin a new run with a lower train\.learning_rate"):
         resumed.accepts(NAN, FINE)
 
 
