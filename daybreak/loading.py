@@ -106,7 +106,7 @@ def load(folder: str | Path, *, device: str = "auto", reshapings: Mapping[str, R
     """
     folder = Path(folder)
     if not folder.exists():
-        raise files.FileProblem(f"{folder}: no such folder{config.closest(folder.name, _neighbours(folder))}; a run's folder is wanted")
+        raise files.FileProblem(f"{folder}: no such folder, wanted a run's folder{config.closest(folder.name, _neighbours(folder))}")
     place = choose_device(device)
     for candidate in (folder / "model", folder):
         if (candidate / "config.json").is_file():
@@ -155,7 +155,10 @@ def _load_model(folder: Path, device: torch.device, reshapings: Mapping[str, Res
         gpt = reshapings[name](gpt)
     state = _tensors(folder / "model.safetensors")
     if not ours.get("reshapings"):
-        state = hf.import_state(state, shape)
+        try:
+            state = hf.import_state(state, shape)
+        except ValueError as error:
+            raise files.FileProblem(f"{folder / 'model.safetensors'}: {error}") from None
     return Model(_filled(gpt, state, folder, device), load_tokenizer(folder))
 
 

@@ -351,12 +351,14 @@ def resolve_vocabulary(shape: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
 def _resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.Precision]:
     """Fills in what only the machine and the data know. Raises ConfigError with everything that cannot work."""
     problems = config.check(settings)
+    wrong = "machine.device"
     device, precision = torch.device("cpu"), machine.choose_precision(torch.device("cpu"))
     try:
         device = machine.choose_device(settings.machine.device)
+        wrong = "machine.precision"
         precision = machine.choose_precision(device, settings.machine.precision)
     except ValueError as error:
-        problems.append(f"machine.device, machine.precision: {error}")
+        problems.append(f"{wrong}: {error}")
     if (world_size := machine.Ranks.from_environment().world_size) > 1:
         problems.append(f"WORLD_SIZE: wanted 1, came {world_size}; this version trains on one device, start it without torchrun")
     if not Path(settings.data.dir).exists():
@@ -383,7 +385,7 @@ def _resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.
     memory = machine.total_memory(device)
     if memory is not None and least > memory:
         short.append(
-            f"model: wanted one that fits into the {memory / 1e9:,.0f} GB of {device}, this one takes {least / 1e9:,.0f} GB to train; "
+            f"model: wanted one that fits into the {memory / 1e9:,.0f} GB that {device} has, this one takes {least / 1e9:,.0f} GB to train; "
             "set model.n_layer or model.d_model lower"
         )
     if short:
