@@ -385,7 +385,7 @@ def _resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.
     memory = machine.total_memory(device)
     if memory is not None and least > memory:
         short.append(
-            f"model: wanted one that fits into the {memory / 1e9:,.0f} GB that {device} has, this one takes {least / 1e9:,.0f} GB to train; "
+            f"model: wanted one that fits into the {memory / 1e9:,.0f} GB of the {device}, this one takes {least / 1e9:,.0f} GB to train; "
             "set model.n_layer or model.d_model lower"
         )
     if short:
