@@ -59,12 +59,13 @@ def edit(settings: S, edits: Iterable[str]) -> S:
     problems: list[str] = []
     changes: dict[str, Any] = {}
     known = {row.path: row for row in describe(settings)}
+    example = next((path for path in known if "." in path), next(iter(known)))
     for text in edits:
         path, equals, written = text.partition("=")
         path = path.strip()
         if not equals:
             hint = f"; did you mean {path}=VALUE?" if path in known else _did_you_mean(path, known)
-            problems.append(f"{text}: wanted path=value, such as {next(iter(known))}=..., came no '='{hint}")
+            problems.append(f"{text}: wanted path=value, such as {example}=..., came no '='{hint}")
         elif path not in known:
             problems.append(f"{path}: no such setting{_near(path, known)}")
         else:

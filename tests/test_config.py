@@ -181,9 +181,9 @@ def test_all_errors_are_told_at_once() -> None:
         "cuont: no such setting; did you mean count?",
         "limit: wanted an integer or none, came 'x'",
         "inner.kind: wanted one of plain, fused, came 'fusd'; did you mean fused?",
-        "on: wanted path=value, such as count=..., came no '='; did you mean on=VALUE?",
+        "on: wanted path=value, such as inner.rate=..., came no '='; did you mean on=VALUE?",
         "inner.nothing: no such setting; `daybreak plan RECIPE` lists all",
-        "zzz: wanted path=value, such as count=..., came no '='",
+        "zzz: wanted path=value, such as inner.rate=..., came no '='",
         "inner.rate: wanted 0 or more, came -1.0",
     ]
 

@@ -130,7 +130,7 @@ CASES = [
     Wrong("unknown verb of data", ["data", "prepar"], [["No such command 'prepar'", "prepare", "`daybreak data --help`"]]),
     Wrong("no verb of data", ["data"], [["Missing command", "`daybreak data --help`"]]),
     Wrong("no verb of tokenizer", ["tokenizer"], [["Missing command", "`daybreak tokenizer --help`"]]),
-    Wrong("no recipe", ["train"], [["Missing argument", "recipe", "`daybreak train --help`"]]),
+    Wrong("no recipe", ["train"], [["Missing argument", "RECIPE", "`daybreak train --help`"]]),
     Wrong("no source", ["data", "prepare", "--out", "new"], [["Missing argument", "SOURCE", "`daybreak data prepare --help`"]]),
     Wrong("no out", ["data", "prepare", "text.jsonl"], [["Missing option", "--out"]]),
     Wrong("no run", ["sample"], [["Missing argument", "RUN_DIR"]]),
@@ -179,9 +179,9 @@ CASES = [
     Wrong(
         "a device that is not there",
         [*TRAIN, "machine.device=cuda"],
-        [["machine.device", "wanted the device cuda", "this machine has cpu"]],
+        [["machine.device: wanted the device cuda", "this machine has cpu"]],
     ),
-    Wrong("a precision that cannot work", [*TRAIN, "machine.precision=fp16"], [["machine.precision", "wanted fp16", "choose bf16, fp32"]]),
+    Wrong("a precision that cannot work", [*TRAIN, "machine.precision=fp16"], [["machine.precision: wanted fp16", "choose bf16, fp32"]]),
     Wrong("no data", [*TRAIN, "data.dir=none"], [["data.dir: wanted a folder of prepared data", "daybreak data prepare", "--out none"]]),
     Wrong(
         "no data and no device, both at once",
@@ -321,13 +321,19 @@ CASES = [
     Wrong("tokenizer of nothing", ["tokenizer", "train", "nil", "--vocab-size", "300", "--out", "tok"], [["nil: wanted"]]),
     Wrong("tokenizer over a run", ["tokenizer", "train", "text.jsonl", "--vocab-size", "300", "--out", "run"], [["run: wanted a new or"]]),
     # Models
-    Wrong("sample of nothing", ["sample", "rnu"], [["rnu: no such folder", "did you mean run?"]]),
+    Wrong("sample of nothing", ["sample", "rnu"], [["rnu: no such folder, wanted a run's folder; did you mean run?"]]),
     Wrong("sample of data", ["sample", "data"], [["data: wanted a run's folder or a model's", "settings.json nor config.json"]]),
     Wrong("sample of a file", ["sample", "text.jsonl"], [["text.jsonl: wanted a run's folder or a model's"]]),
     Wrong(
         "sample with five wrong options",
         ["sample", "run", "--temperature=-1", "--top-k=-3", "--top-p=1.5", "--max-tokens=0", "--seed=-1"],
-        [["--temperature: wanted 0 or"], ["--top-k: wanted"], ["--top-p: wanted"], ["--max-tokens: wanted"], ["--seed: wanted"]],
+        [
+            ["--temperature: wanted 0 or"],
+            ["--top-k: wanted 0 or more, came -3"],
+            ["--top-p: wanted"],
+            ["--max-tokens: wanted"],
+            ["--seed: wanted"],
+        ],
     ),
     Wrong("no temperature at all", ["sample", "run", "--temperature", "nan"], [["--temperature: wanted 0 or more, came nan"]]),
     Wrong("no probability", ["sample", "run", "--top-p", "0"], [["--top-p: wanted more than 0 and at most 1"]]),
@@ -342,7 +348,12 @@ CASES = [
     ),
     Wrong("no weights", ["sample", "run"], [["model.safetensors: wanted the model's weights"]], gone("run/model/model.safetensors")),
     Wrong("damaged weights", ["sample", "run"], [["model.safetensors: cannot be read"]], cut("run/model/model.safetensors", 500)),
-    Wrong("weights that do not fit", ["sample", "run"], [["h.2.ln_1.weight"]], edit_json(MODEL, daybreak__model__n_layer=3)),
+    Wrong(
+        "weights that do not fit",
+        ["sample", "run"],
+        [["run/model/model.safetensors", "h.2.ln_1.weight"]],
+        edit_json(MODEL, daybreak__model__n_layer=3),
+    ),
     Wrong(
         "another kind of model",
         ["sample", "run/model"],

@@ -47,13 +47,15 @@ def sample(
     from daybreak import config, loading
     from daybreak.inference.sampling import Sampling
 
-    problems = config.check(Sampling(temperature, top_k or None, None if top_p == 1 else top_p))
+    problems = config.check(Sampling(temperature, None, top_p))
+    if top_k < 0:
+        problems.append(f"top_k: wanted 0 or more, came {top_k}")
     if max_tokens < 1:
         problems.append(f"max_tokens: wanted at least 1, came {max_tokens}")
     if seed is not None and not 0 <= seed < 2**63:
         problems.append(f"seed: wanted 0 or more and less than 2^63, came {seed}")
     if problems:
-        raise config.ConfigError(["--" + problem.replace("_", "-", 1) for problem in problems])
+        raise config.ConfigError(["--" + problem.replace("_", "-", 1).replace(", or none,", ",") for problem in problems])
     model = loading.load(folder, device=device)
     written = model.write(
         prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k or None, top_p=None if top_p == 1 else top_p, seed=seed

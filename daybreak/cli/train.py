@@ -32,7 +32,7 @@ class WithSettings(TyperCommand):
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe such as demo or gpt2.124m, or the folder of a run to go on with.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe such as gpt2.124m, or the folder of a run to go on with.")],
     edits: Annotated[list[str] | None, typer.Argument(metavar="[path=value]...", help="Settings that differ from the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
@@ -67,7 +67,7 @@ def train(
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe such as demo or gpt2.124m, or the folder of a run.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe such as demo or gpt2.124m, or the folder of a run.")],
     edits: Annotated[list[str] | None, typer.Argument(metavar="[path=value]...", help="Settings that differ from the recipe's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
 ) -> None:

@@ -1,0 +1,439 @@
+"""The command line: one JSON object with --json, help that tells every setting, progress that shows a sample as it is."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import tiny_documents, tiny_words, write_jsonl
+
+import daybreak
+from daybreak import config, files
+from daybreak.cli import main, progress, speak
+from daybreak.settings import Settings
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def place(tmp_path: Path, data_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own with the data and the run, in which the command is given."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(data_dir, "data")
+    shutil.copytree(run_dir, "run")
+    settings = json.loads(Path("run/settings.json").read_text())
+    settings["data"]["dir"] = "data"
+    Path("run/settings.json").write_text(json.dumps(settings))
+    return tmp_path
+
+
+def told(capsys: Captured, *words: str, status: int = 0) -> str:
+    """What the command says on standard output."""
+    capsys.readouterr()
+    came = main(words)
+    out, err = capsys.readouterr()
+    assert came == status, err
+    assert "error" not in err, err
+    return out
+
+
+def object_of(capsys: Captured, *words: str, status: int = 0) -> dict[str, Any]:
+    """The one JSON object that a command with --json leaves on standard output."""
+    out = told(capsys, *words, "--json", status=status)
+    assert out.endswith("}\n")
+    assert out.count("\n") == 1
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads(out, parse_constant=refuse)
+    assert isinstance(found, dict)
+    return found
+
+
+# --- One JSON object ---
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [("124m", 124_439_808), ("355m", 354_823_168), ("774m", 774_030_080), ("1558m", 1_557_611_200)],
+)
+def test_plan_of_the_published_sizes(size: str, parameters: int, place: Path, capsys: Captured) -> None:
+    plan = object_of(capsys, "plan", f"gpt2.{size}")
+    assert plan["parameters"] == parameters
+    assert {"flops_per_token", "memory_bytes", "seconds", "cost", "flops", "steps", "train_tokens", "recipe", "settings"} <= plan.keys()
+    assert plan["memory_bytes"] >= 16 * parameters
+    assert plan["flops_per_token"] > 6 * 0.9 * parameters
+    assert plan["flops"] == plan["flops_per_token"] * plan["train_tokens"]
+    assert plan["train_tokens"] == plan["steps"] * plan["settings"]["train"]["batch_tokens"] >= 10_000_000_000
+    assert f"gpt2.{size}: {parameters:,} parameters" in told(capsys, "plan", f"gpt2.{size}")
+
+
+def test_plan_shows_every_setting_with_its_sentence_and_writes_nothing(place: Path, capsys: Captured) -> None:
+    before = sorted(Path().rglob("*"))
+    out = told(capsys, "plan", "demo", "data.dir=data", "train.seed=5", "sample.prompts=a,b")
+    assert "with the 257 tokens of data" in out
+    for row in config.describe(Settings()):
+        assert f"{row.path} = " in out
+        assert f"{row.sentence} ({row.wanted})" in out
+    assert "train.seed = 5\n" in out
+    assert "sample.prompts = a,b\n" in out
+    assert "8,192 tokens, as nowhere is not prepared yet" in told(capsys, "plan", "demo", "data.dir=nowhere")
+    assert "tiny: " in told(capsys, "plan", "run")
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_train_sample_eval_report(place: Path, capsys: Captured) -> None:
+    result = object_of(capsys, "train", "demo", *tiny_words(Path("data")), "--out", "new")
+    assert result.keys() == {"run", "step", "tokens", "val_loss", "bits_per_byte"}
+    assert (result["run"], result["step"], result["tokens"]) == ("new", 10, 640)
+    assert 0 < result["val_loss"] < 6
+    assert Path("new/report.html").is_file()
+
+    again = object_of(capsys, "train", "new")
+    assert again == result
+
+    evaluated = object_of(capsys, "eval", "new")
+    assert evaluated.keys() == {"model", "data", "tasks"}
+    figures = evaluated["tasks"]["validation"]
+    assert {"val_loss", "perplexity", "bits_per_byte"} <= figures.keys()
+    for figure in figures.values():
+        assert figure.keys() == {"value", "stderr", "n"}
+        assert figure["n"] > 500
+    assert figures["bits_per_byte"]["value"] == pytest.approx(result["bits_per_byte"], abs=5e-3)  # the run computed in fp32
+    assert "validation tokens" in told(capsys, "eval", "new", "--data", "data")
+
+    written = object_of(capsys, "sample", "new", "The", "--seed", "1", "--max-tokens", "12")
+    assert written.keys() == {"text", "tokens"}
+    assert 0 < written["tokens"] <= 40
+    assert object_of(capsys, "sample", "new", "The", "--seed", "1", "--max-tokens", "12") == written
+    assert told(capsys, "sample", "new", "The", "--seed", "1", "--max-tokens", "12") == f"The{written['text']}\n"
+    likeliest = object_of(capsys, "sample", "new", "The", "--temperature", "0", "--max-tokens", "12")
+    assert object_of(capsys, "sample", "new", "The", "--top-k", "1", "--max-tokens", "12") == likeliest
+
+    page = object_of(capsys, "report", "new", "run", "--out", "page.html")
+    assert page == {"report": str(Path("page.html").resolve())}
+    assert "<html" in Path("page.html").read_text(encoding="utf-8")
+    assert told(capsys, "report", "new") == f"{Path('new/report.html').resolve()}\n"
+
+
+def test_data_prepare_show_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(Path("text.jsonl"), tiny_documents())
+    words = ["data", "prepare", "text.jsonl", "--out", "made", "--tokenizer", "chars", "--val-fraction", "0.2", "--workers", "1"]
+    figures = object_of(capsys, *words)
+    assert figures["documents"] == 40
+    assert figures["train_tokens"] > figures["val_tokens"] > 0
+    assert figures["tokenizer"] == "chars"
+    assert object_of(capsys, *words) == figures
+    assert "40 documents" in told(capsys, *words)
+
+    shown = object_of(capsys, "data", "show", "made", "--documents", "1", "--characters", "20")
+    assert {key: shown[key] for key in figures} == figures
+    assert all(len(text) == 20 for text in (*shown["samples"]["train"], *shown["samples"]["val"]))
+    assert "--- val ---" in told(capsys, "data", "show", "made")
+    assert object_of(capsys, "data", "show", "made", "--documents", "0")["samples"] == {"train": [], "val": []}
+
+    assert object_of(capsys, "data", "verify", "made") == {"data": "made", "problems": []}
+    assert told(capsys, "data", "verify", "made") == "made: every byte is as it was written\n"
+    shard = Path("made/train-000000.bin")
+    shard.write_bytes(shard.read_bytes()[:-2] + b"\1\1")
+    found = object_of(capsys, "data", "verify", "made", status=1)
+    assert len(found["problems"]) == 1
+    assert "train-000000.bin" in found["problems"][0]
+    assert "train-000000.bin" in told(capsys, "data", "verify", "made", status=1)
+
+
+def test_tokenizer_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(Path("text.jsonl"), tiny_documents())
+    assert object_of(capsys, "tokenizer", "train", "text.jsonl", "--vocab-size", "300", "--out", "tok") == {
+        "tokenizer": "tok",
+        "vocab_size": 300,
+    }
+    words = ["data", "prepare", "text.jsonl", "--out", "made", "--tokenizer", "tok", "--val-fraction", "0.2", "--workers", "1"]
+    assert object_of(capsys, *words)["vocab_size"] == 300
+
+
+def test_doctor(place: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = object_of(capsys, "doctor")
+    assert {"device", "precision", "python", "torch", "system", "threads", "missing"} <= findings.keys()
+    assert findings["torch"] == torch.__version__
+    assert "checkpoints" not in findings
+    assert object_of(capsys, "doctor", "run")["checkpoints"] == {"step-000000010": []}
+    assert "step-000000010  every byte is as it was written" in told(capsys, "doctor", "run")
+    weights = Path("run/checkpoints/step-000000010/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    (problem,) = object_of(capsys, "doctor", "run", status=1)["checkpoints"]["step-000000010"]
+    assert "model.safetensors" in problem
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'daybreak[parquet]'" in object_of(capsys, "doctor")["missing"]["pyarrow"]
+    assert "missing    datasets streams hf:NAME" in told(capsys, "doctor")
+
+
+def test_numbers_that_json_cannot_hold_are_null(capsys: Captured) -> None:
+    speak.result({"loss": float("nan"), "tasks": [{"value": float("inf")}]}, True, "")
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "tasks": [{"value": None}]}
+
+
+# --- Runs that stop, end, and are asked again ---
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(place: Path, capsys: Captured) -> None:
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert main(["train", "run"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "run is finished; `daybreak sample run` lets it write, another --out begins a new run\n"
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    Path("run/metrics.jsonl").unlink()
+    assert object_of(capsys, "train", "run") == {"run": "run", "step": None, "tokens": None, "val_loss": None, "bits_per_byte": None}
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")])
+def test_a_stopped_run_says_how_to_go_on(
+    number: signal.Signals, name: str, place: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: progress.Quiet, event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 3:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(progress.Quiet, "event", stop)
+    words = ["train", "demo", *tiny_words(Path("data")), "--out", "new", "--quiet", "--json"]
+    assert main(words) == 128 + number
+    out, err = capsys.readouterr()
+    assert f"stopped by {name} after step 3; the same command goes on from there" in err
+    assert json.loads(out) == {"run": "new", "step": 3, "tokens": 192, "val_loss": None, "bits_per_byte": None}
+    monkeypatch.undo()
+    os.chdir(place)
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 10
+
+
+def test_ctrl_c_anywhere_else(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("daybreak.data.inspection.verify", interrupt)
+    assert main(["data", "verify", "anything"]) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from what is saved\n"
+
+
+# --- Help, version, errors ---
+
+
+def test_help_without_words(capsys: Captured) -> None:
+    out = told(capsys)
+    assert out == told(capsys, "--help")
+    for verb in ("data", "tokenizer", "train", "plan", "eval", "sample", "report", "doctor"):
+        assert f"\n  {verb} " in out
+    assert "daybreak data prepare python:docs --out data/demo; daybreak train demo" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_help_tells_every_setting_and_recipe(verb: str, capsys: Captured) -> None:
+    out = " ".join(told(capsys, verb, "--help").split())
+    for row in config.describe(Settings()):
+        assert f"{row.path}=" in out
+        assert row.sentence in out, row.path
+    for recipe in daybreak.recipes.RECIPES:
+        assert recipe in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["data", "prepare"], ["data", "show"], ["data", "verify"], ["tokenizer", "train"], ["eval"], ["sample"], ["report"], ["doctor"]],
+)
+def test_every_option_has_its_sentence(words: list[str], capsys: Captured) -> None:
+    from daybreak.cli.app import command
+
+    verb: Any = command()
+    for word in words:
+        verb = verb.commands[word]
+    assert "--json" in told(capsys, *words, "--help")
+    for parameter in verb.params:
+        assert (parameter.help or "").endswith((".", "too.")), parameter.name
+    assert verb.help
+
+
+def test_version(capsys: Captured) -> None:
+    assert told(capsys, "--version") == f"daybreak {daybreak.__version__}\n"
+
+
+def test_debug_shows_the_traceback(capsys: Captured) -> None:
+    with pytest.raises(files.FileProblem, match="nothing: no such folder"):
+        main(["sample", "nothing", "--debug"])
+    with pytest.raises(config.ConfigError):
+        main(["--debug", "plan", "dmeo"])
+
+
+class Odd(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("one\n  and two"), 2, "error: one and two"),
+        (config.ConfigError(["a: wrong", "b: wrong"]), 2, "error: a: wrong\nerror: b: wrong"),
+        (files.FileProblem("a: wrong\nb: wrong"), 2, "error: a: wrong\nerror: b: wrong"),
+        (OSError(13, "Permission denied", "a/b"), 2, "error: a/b: cannot be used (Permission denied); name another, or mend it"),
+        (MemoryError(), 1, "error: the device has too little memory for this; set train.micro_batch, train.batch_tokens or"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "error: the device has too little memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, "error: the device has too little memory"),
+        (Odd("x\ny"), 1, "error: unexpected Odd: x y; the same command with --debug shows where"),
+    ],
+)
+def test_an_error_in_lines(error: Exception, status: int, line: str, capsys: Captured) -> None:
+    assert speak.failure(error) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(line)
+    assert err.count("\n") == line.count("\n") + 1
+
+
+def test_failures_of_the_work_have_status_1(capsys: Captured) -> None:
+    from daybreak.checkpoint import CheckpointProblem
+    from daybreak.story import RunFailed
+
+    assert speak.failure(CheckpointProblem("run/checkpoints: none verifies")) == 1
+    assert speak.failure(RunFailed("the loss was not finite")) == 1
+    assert capsys.readouterr().err == "error: run/checkpoints: none verifies\nerror: the loss was not finite\n"
+
+
+# --- Pipes ---
+
+
+def test_a_reader_that_goes_away_is_no_error(place: Path) -> None:
+    """As `daybreak plan demo | head -1` does it: no traceback, no complaint of Python's at its end."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "daybreak", "plan", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait(60) == 0
+
+
+def test_work_goes_on_when_nobody_reads_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    speak.say("a step")
+
+
+# --- Progress ---
+
+EVENTS: list[dict[str, Any]] = [
+    {
+        "event": "start",
+        "step": 0,
+        "tokens": 0,
+        "parameters": 13_900_000,
+        "flops_per_token": 99_000_000,
+        "train_tokens": 4_000_000,
+        "steps": 1000,
+        "epochs": 1.5,
+        "device": "a CPU [2]",
+        "precision": "bf16",
+        "torch": "2.13",
+    },
+    {"event": "step", "step": 1, "tokens": 4096, "loss": 9.0, "learning_rate": 1e-3, "grad_norm": 1.0, "tokens_per_second": 12345.6},
+    {"event": "eval", "step": 1, "tokens": 4096, "val_loss": 8.7654, "bits_per_byte": 3.21, "perplexity": 1.0},
+    {"event": "sample", "step": 1, "tokens": 4096, "prompt": "[red]The ", "text": "[bold] [/] :smile: \\[x] [[]]\nnew\x1b[2J\tline \\"},
+    {"event": "checkpoint", "step": 1, "tokens": 4096, "path": "runs/[a]/step-1", "seconds": 0.1},
+    {"event": "skip", "step": 2, "tokens": 8192, "reason": "the loss was not finite", "loss": None, "grad_norm": None},
+    {"event": "stop", "step": 2, "tokens": 8192, "reason": "SIGTERM", "signal": 15},
+    {"event": "end", "step": 2, "tokens": 8192, "val_loss": 7.5, "bits_per_byte": 2.5},
+]
+SAMPLE = "[red]The [bold] [/] :smile: \\[x] [[]]\n          new␛[2J\tline \\"
+
+
+def test_plain_lines(capsys: Captured) -> None:
+    plain = progress.Plain()
+    for event in EVENTS:
+        plain.event(event)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "model     13.90M parameters, 99 MFLOP a token",
+        "training  4.00M tokens in 1,000 steps, 1.5 epochs of the text",
+        "machine   a CPU [2], bf16, torch 2.13",
+        "step      1/1,000  0.00M tokens  loss 9.0000  lr 1.00e-03  12,346 tokens/s",
+        "eval      step 1: validation loss 8.7654, bits per byte 3.210",
+        *f"sample    {SAMPLE}".splitlines(),
+        "saved     runs/[a]/step-1",
+        "skipped   step 2: the loss was not finite",
+        "stopping  SIGTERM after step 2",
+        "done      step 2: validation loss 7.5000, bits per byte 2.500",
+    ]
+
+
+def test_plain_lines_are_few_but_hold_the_last_step(capsys: Captured) -> None:
+    plain = progress.Plain()
+    plain.event(EVENTS[0])
+    for number in range(1, 1001):
+        plain.event({**EVENTS[1], "step": number})
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in steps] == ["1/1,000", "1,000/1,000"]
+
+
+def test_a_resumed_run_tells_what_it_rejected(capsys: Captured) -> None:
+    progress.Plain().event({**EVENTS[0], "event": "resume", "step": 7, "path": "run/step-7", "rejected": ["step-9: damaged"]})
+    assert "rejected  step-9: damaged\nresuming  after step 7 from run/step-7" in capsys.readouterr().err
+
+
+def test_the_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None, highlight=False, _environ={})
+    with progress.watching(console) as show:
+        assert isinstance(show, progress.Live)
+        for event in EVENTS[:2]:
+            show.event(event)
+        show._bar.refresh()
+        for event in EVENTS[2:]:
+            show.event(event)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("step 1/1,000", "0.00M tokens", "loss 9.000", "12,346 tokens/s", "machine   a CPU [2], bf16", "saved     runs/[a]/step-1"):
+        assert part in shown
+    for line in f"sample    {SAMPLE}".splitlines():
+        assert line.expandtabs() in shown, line
+    assert "\x1b[2J" not in shown
+    assert "\x1b[?25h" in shown  # the cursor is back
+
+
+def test_the_live_view_ends_with_an_error_too() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None, _environ={})
+    with pytest.raises(RuntimeError, match="broken"), progress.watching(console) as show:  # noqa: PT012
+        show.event(EVENTS[0])
+        raise RuntimeError("broken")
+    assert "\x1b[?25h" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_no_terminal_no_live_view() -> None:
+    with progress.watching(Console(file=io.StringIO())) as show:
+        assert isinstance(show, progress.Plain)
+
+
+def test_quiet_says_nothing(capsys: Captured) -> None:
+    with progress.Quiet() as quiet:
+        for event in EVENTS:
+            quiet.event(event)
+    assert capsys.readouterr() == ("", "")
