@@ -10,7 +10,7 @@ JOBS ?= 2
 help:
 	@echo "make demo    set up, then: text -> tokens -> a trained, evaluated GPT with a report (about 8 minutes on two cores)"
 	@echo "make test    set up, then run every test"
-	@echo "make proofs  the slow tests too"
+	@echo "make proofs  set up, then run the slow tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove the virtual environment and what the demo wrote"
 
@@ -22,7 +22,7 @@ test: $(VENV)/tested
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 proofs: $(VENV)/tested
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .

@@ -9,34 +9,28 @@ verified checkpoint stands, with the same losses as if it had never stopped.
 
 from __future__ import annotations
 
-import dataclasses
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from daybreak import checkpoint, config, files, machine, metrics
+from daybreak import checkpoint, config, machine, metrics
 from daybreak.data.batches import Ahead, Batches, validation_windows
-from daybreak.data.manifest import Manifest, load_manifest
-from daybreak.data.shards import TokenStream
-from daybreak.data.steps import largest_micro_batch, steps_for
-from daybreak.data.tokenizer import Tokenizer, load_tokenizer
+from daybreak.data.steps import steps_for
 from daybreak.evaluation.score import Score, compressed_bits_per_byte, score
 from daybreak.inference.sampling import PredictionFailed
 from daybreak.loading import Model, write_model
 from daybreak.model import init
 from daybreak.model.attention import KERNELS
-from daybreak.model.config import GPTConfig
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.settings import RESULT_PARTS, Settings
+from daybreak.opening import Data, micro_batch, open_folder, resolve
+from daybreak.settings import Settings
+from daybreak.stopping import Stopping
 from daybreak.training.guard import Guard, TrainingFailed
 from daybreak.training.loop import Step, train
 from daybreak.training.optimizers import make_optimizer
@@ -45,35 +39,11 @@ from daybreak.training.schedules import warmup_cosine
 
 Event = dict[str, Any]
 
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
 _MOST_COMPRESSED_BYTES = 32 << 20  # xz -9 takes about a second a megabyte
 
 
 class RunFailed(RuntimeError):
     """The work itself failed, not the request; the message says what helps."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """A prepared data folder, opened."""
-
-    folder: Path
-    manifest: Manifest
-    tokenizer: Tokenizer
-    train: TokenStream
-    val: TokenStream
-
-    @staticmethod
-    def open(folder: Path) -> Data:
-        """Raises a named error if the folder is no prepared data."""
-        manifest = load_manifest(folder)
-        return Data(
-            folder,
-            manifest,
-            load_tokenizer(folder / "tokenizer"),
-            TokenStream(manifest.shard_paths("train")),
-            TokenStream(manifest.shard_paths("val")),
-        )
 
 
 def run(settings: Settings, out: str | Path, show: Callable[[Event], None] | None = None) -> Event:
@@ -92,8 +62,8 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
     once), FileProblem for files, RunFailed where the work fails.
     """
     out = Path(out)
-    settings, data, device, precision = _resolve(settings)
-    folder_is_new = _open_folder(out, settings, data)
+    settings, data, device, precision = resolve(settings)
+    folder_is_new = open_folder(out, settings, data)
     with Stopping() as stopping:
         story = _Story(settings, out, data, device, precision)
         try:
@@ -108,18 +78,13 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
             story.close()
 
 
-def is_finished(out: Path) -> bool:
-    """Whether a run's folder holds a finished run."""
-    return (out / "model" / "config.json").is_file() and (out / "settings.json").is_file()
-
-
 def evaluate(model: Model, data: Data) -> Score:
     """Scores a loaded model on the whole validation text of prepared data. Raises ConfigError if their tokenizers differ."""
     if model.tokenizer.fingerprint != data.tokenizer.fingerprint:
         names = f"wanted the model's {model.tokenizer.name} tokenizer, came another ({data.tokenizer.name})"
         raise config.ConfigError([f"{data.folder}: {names}; prepare the text again with --tokenizer MODEL_DIR"])
     precision = MixedPrecision(machine.choose_precision(model.device), model.device)
-    return score_validation(model.gpt, data, precision, batch=_micro_batch(8192, model.config.context_length, model.device))
+    return score_validation(model.gpt, data, precision, batch=micro_batch(8192, model.config.context_length, model.device))
 
 
 def score_validation(gpt: GPT, data: Data, precision: MixedPrecision, batch: int, most_tokens: int | None = None) -> Score:
@@ -133,32 +98,6 @@ def score_validation(gpt: GPT, data: Data, precision: MixedPrecision, batch: int
 
     windows = validation_windows(data.val, gpt.config.context_length, most_tokens)
     return score(predict, data.val, windows, data.tokenizer.byte_lengths(), device=precision.device, batch=batch)
-
-
-class Stopping:
-    """Turns the first SIGINT or SIGTERM into a wish that the run grants after its step; the second ends it at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stopping:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._heard)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Gives the signals back to whoever had them."""
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def _heard(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        self.release()
 
 
 class _Story:
@@ -185,7 +124,7 @@ class _Story:
             data.train,
             context_length=shape.context_length,
             batch_tokens=plan.batch_tokens,
-            micro_batch=plan.micro_batch or _micro_batch(plan.batch_tokens, shape.context_length, device),
+            micro_batch=plan.micro_batch or micro_batch(plan.batch_tokens, shape.context_length, device),
             seed=plan.seed,
         )
         self.ahead = Ahead(self.batches, device)
@@ -331,116 +270,6 @@ class _Story:
         event = {"event": kind, "step": self.done, "tokens": self.done * self.batches.batch_tokens, "time": round(time.time(), 3), **values}
         self.metrics.write(event)
         return event
-
-
-def resolve_vocabulary(shape: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
-    """The model's shape with the data's vocabulary. Raises ConfigError if the two disagree."""
-    if shape.vocab_size is None:
-        return dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
-    if shape.vocab_size != tokenizer.vocab_size:
-        way = "prepare it with --tokenizer gpt2" if shape.vocab_size == 50257 else "prepare it with another --vocab-size"
-        raise config.ConfigError(
-            [
-                f"model.vocab_size: wanted {tokenizer.vocab_size} as the data's {tokenizer.name} tokenizer has, came {shape.vocab_size}; "
-                f"set model.vocab_size=none to take the data's, or {way}"
-            ]
-        )
-    return shape
-
-
-def _resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.Precision]:
-    """Fills in what only the machine and the data know. Raises ConfigError with everything that cannot work."""
-    problems = config.check(settings)
-    wrong = "machine.device"
-    device, precision = torch.device("cpu"), machine.choose_precision(torch.device("cpu"))
-    try:
-        device = machine.choose_device(settings.machine.device)
-        wrong = "machine.precision"
-        precision = machine.choose_precision(device, settings.machine.precision)
-    except ValueError as error:
-        problems.append(f"{wrong}: {error}")
-    if (world_size := machine.Ranks.from_environment().world_size) > 1:
-        problems.append(f"WORLD_SIZE: wanted 1, came {world_size}; this version trains on one device, start it without torchrun")
-    if not Path(settings.data.dir).exists():
-        problems.append(_no_data(settings))
-    if problems:
-        raise config.ConfigError(problems)
-    data = Data.open(Path(settings.data.dir))
-    settings = dataclasses.replace(settings, model=resolve_vocabulary(settings.model, data.tokenizer))
-    short = [
-        f"data.dir: its {split} text has {len(stream):,} tokens, wanted at least {least:,} for {why}; {way}"
-        for split, stream, least, why, way in (
-            (
-                "training",
-                data.train,
-                settings.model.context_length + 1,
-                f"one window of context_length = {settings.model.context_length}",
-                "add text or set model.context_length lower",
-            ),
-            ("validation", data.val, 2, "one prediction", "prepare it again with a larger --val-fraction"),
-        )
-        if len(stream) < least
-    ]
-    least = 16 * parameter_count(settings.model, padded=True)  # weights, gradients and AdamW's two moments in fp32
-    memory = machine.total_memory(device)
-    if memory is not None and least > memory:
-        short.append(
-            f"model: wanted one that fits into the {memory / 1e9:,.0f} GB of the {device}, this one takes {least / 1e9:,.0f} GB to train; "
-            "set model.n_layer or model.d_model lower"
-        )
-    if short:
-        raise config.ConfigError(short)
-    return settings, data, device, precision
-
-
-def _no_data(settings: Settings) -> str:
-    how = (
-        "python:docs" if settings.recipe == "demo" else "SOURCE... --tokenizer gpt2" if settings.model.vocab_size == 50257 else "SOURCE..."
-    )
-    return (
-        f"data.dir: wanted a folder of prepared data, found nothing at {settings.data.dir}; "
-        f"make it with `daybreak data prepare {how} --out {settings.data.dir}`, or set data.dir to one that exists"
-    )
-
-
-def _open_folder(out: Path, settings: Settings, data: Data) -> bool:
-    """Makes the run's folder, or checks that the one there belongs to these settings. True if it is new."""
-    if out.exists() and not out.is_dir():
-        raise files.FileProblem(f"{out}: wanted a folder for the run, came a file; give another --out")
-    saved_path = out / "settings.json"
-    if not saved_path.exists():
-        ours = {"tokenizer", "data.json"}  # what a run leaves that was killed on these very lines
-        if out.is_dir() and any(path.name not in ours for path in out.iterdir() if not path.name.endswith(".tmp")):
-            raise files.FileProblem(f"{out}: is not empty and holds no run; give another --out")
-        try:
-            data.tokenizer.save(out / "tokenizer")
-            files.write_json(out / "data.json", files.read_json(data.folder / "manifest.json"))
-            files.write_json(saved_path, config.to_dict(settings))  # last: with it the folder is a run
-        except OSError as error:
-            raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
-        return True
-    check_folder(out, settings)
-    begun_on = files.read_json(out / "data.json")
-    if not isinstance(begun_on, dict) or begun_on.get("fingerprint") != data.manifest.fingerprint:
-        raise files.FileProblem(f"{data.folder}: its text or tokenizer is not what {out} was trained on; give the run another --out")
-    files.write_json(saved_path, config.to_dict(settings))
-    return not checkpoint.found(out)
-
-
-def check_folder(out: Path, settings: Settings) -> None:
-    """Raises ConfigError if the run in `out` was begun with other settings of what decides its result."""
-    saved = config.load(Settings, out / "settings.json")
-    if settings.model.vocab_size is None:
-        settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=saved.model.vocab_size))
-    differing = [row for row in config.differences(settings, saved) if row[0].partition(".")[0] in RESULT_PARTS]
-    if differing:
-        raise config.ConfigError(
-            [f"{path}: wanted {was} as {out} was begun with, came {now}; keep it, or give a new --out" for path, now, was in differing]
-        )
-
-
-def _micro_batch(batch_tokens: int, context_length: int, device: torch.device) -> int:
-    return largest_micro_batch(batch_tokens // context_length, _MICRO_BATCH_TOKENS[device.type] // context_length)
 
 
 def _figures(result: Score) -> Event:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import tiny_documents, tiny_settings, write_jsonl
 
 import daybreak as db
-from daybreak import checkpoint, metrics, story
+from daybreak import checkpoint, metrics, opening, story
 from daybreak.config import ConfigError
 from daybreak.data.prepare import prepare
 from daybreak.files import FileProblem
@@ -119,7 +119,7 @@ def test_a_finished_run_opens_as_a_model_with_the_last_weights(straight):
     saved = load_file(from_checkpoint / "model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in finished.gpt.state_dict().items())
     assert isinstance("".join(finished.write("The sun", max_tokens=5, seed=0)), str)
-    assert story.is_finished(straight)
+    assert opening.is_finished(straight)
 
 
 def test_python_s_door(data_dir, tmp_path):
@@ -156,8 +156,8 @@ def test_the_result_does_not_depend_on_the_micro_batch(data_dir, tmp_path):
 
 @pytest.mark.parametrize("most", [None, 100])
 def test_the_validation_loss_does_not_depend_on_the_batch(data_dir, most):
-    data = story.Data.open(data_dir)
-    model = build(story.resolve_vocabulary(tiny_settings(data_dir).model, data.tokenizer), 0)
+    data = opening.Data.open(data_dir)
+    model = build(opening.resolve_vocabulary(tiny_settings(data_dir).model, data.tokenizer), 0)
     precision = MixedPrecision("fp32", torch.device("cpu"))
     scores = [story.score_validation(model, data, precision, batch, most) for batch in (1, 3, 8, 1000)]
     assert {result.tokens for result in scores} == {len(data.val) - 1 if most is None else most}
@@ -175,7 +175,7 @@ def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(data_dir, straight, 
     assert signal.getsignal(number) is before
     assert kinds[-2:] == [("checkpoint", step), ("stop", step)]
     assert (last["reason"], last["signal"]) == (number.name, number)
-    assert not story.is_finished(tmp_path / "run")
+    assert not opening.is_finished(tmp_path / "run")
     assert db.load(tmp_path / "run", device="cpu").config.vocab_size == 257  # what there is can be opened
     kinds, last = until(settings, tmp_path / "run", 0, None)
     assert kinds[:2] == [("resume", step), ("step", step + 1)]

@@ -40,11 +40,11 @@ def train(
 ) -> int:
     """Train a model, or go on where the same command was stopped."""
     settings, folder = _request(recipe, edits or [], out)
-    from daybreak import story
+    from daybreak import opening, story
     from daybreak.cli.progress import Quiet, watching
 
-    if story.is_finished(folder):
-        story.check_folder(folder, settings)
+    if opening.is_finished(folder):
+        opening.check_folder(folder, settings)
         speak.say(f"{folder} is finished; `daybreak sample {folder}` lets it write, another --out begins a new run")
         if as_json:
             speak.result(_result(folder, _last_event(folder)), as_json, "")

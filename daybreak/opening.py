@@ -1,0 +1,162 @@
+"""What must be true before a run begins: its data is there, its settings can work on this machine, its folder is its own.
+
+Everything that is wrong is told before anything is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from daybreak import checkpoint, config, files, machine
+from daybreak.data.manifest import Manifest, load_manifest
+from daybreak.data.shards import TokenStream
+from daybreak.data.steps import largest_micro_batch
+from daybreak.data.tokenizer import Tokenizer, load_tokenizer
+from daybreak.model.config import GPTConfig
+from daybreak.model.flops import parameter_count
+from daybreak.settings import RESULT_PARTS, Settings
+
+_MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A prepared data folder, opened."""
+
+    folder: Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+    train: TokenStream
+    val: TokenStream
+
+    @staticmethod
+    def open(folder: Path) -> Data:
+        """Raises a named error if the folder is no prepared data."""
+        manifest = load_manifest(folder)
+        return Data(
+            folder,
+            manifest,
+            load_tokenizer(folder / "tokenizer"),
+            TokenStream(manifest.shard_paths("train")),
+            TokenStream(manifest.shard_paths("val")),
+        )
+
+
+def resolve_vocabulary(shape: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
+    """The model's shape with the data's vocabulary. Raises ConfigError if the two disagree."""
+    if shape.vocab_size is None:
+        return dataclasses.replace(shape, vocab_size=tokenizer.vocab_size)
+    if shape.vocab_size != tokenizer.vocab_size:
+        way = "prepare it with --tokenizer gpt2" if shape.vocab_size == 50257 else "prepare it with another --vocab-size"
+        raise config.ConfigError(
+            [
+                f"model.vocab_size: wanted {tokenizer.vocab_size} as the data's {tokenizer.name} tokenizer has, came {shape.vocab_size}; "
+                f"set model.vocab_size=none to take the data's, or {way}"
+            ]
+        )
+    return shape
+
+
+def resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.Precision]:
+    """Fills in what only the machine and the data know. Raises ConfigError with everything that cannot work."""
+    problems = config.check(settings)
+    wrong = "machine.device"
+    device, precision = torch.device("cpu"), machine.choose_precision(torch.device("cpu"))
+    try:
+        device = machine.choose_device(settings.machine.device)
+        wrong = "machine.precision"
+        precision = machine.choose_precision(device, settings.machine.precision)
+    except ValueError as error:
+        problems.append(f"{wrong}: {error}")
+    if (world_size := machine.Ranks.from_environment().world_size) > 1:
+        problems.append(f"WORLD_SIZE: wanted 1, came {world_size}; this version trains on one device, start it without torchrun")
+    if not Path(settings.data.dir).exists():
+        problems.append(_no_data(settings))
+    if problems:
+        raise config.ConfigError(problems)
+    data = Data.open(Path(settings.data.dir))
+    settings = dataclasses.replace(settings, model=resolve_vocabulary(settings.model, data.tokenizer))
+    short = [
+        f"data.dir: its {split} text has {len(stream):,} tokens, wanted at least {least:,} for {why}; {way}"
+        for split, stream, least, why, way in (
+            (
+                "training",
+                data.train,
+                settings.model.context_length + 1,
+                f"one window of context_length = {settings.model.context_length}",
+                "add text or set model.context_length lower",
+            ),
+            ("validation", data.val, 2, "one prediction", "prepare it again with a larger --val-fraction"),
+        )
+        if len(stream) < least
+    ]
+    least = 16 * parameter_count(settings.model, padded=True)  # weights, gradients and AdamW's two moments in fp32
+    memory = machine.total_memory(device)
+    if memory is not None and least > memory:
+        short.append(
+            f"model: wanted one that fits into the {memory / 1e9:,.0f} GB of the {device}, this one takes {least / 1e9:,.0f} GB to train; "
+            "set model.n_layer or model.d_model lower"
+        )
+    if short:
+        raise config.ConfigError(short)
+    return settings, data, device, precision
+
+
+def _no_data(settings: Settings) -> str:
+    how = (
+        "python:docs" if settings.recipe == "demo" else "SOURCE... --tokenizer gpt2" if settings.model.vocab_size == 50257 else "SOURCE..."
+    )
+    return (
+        f"data.dir: wanted a folder of prepared data, found nothing at {settings.data.dir}; "
+        f"make it with `daybreak data prepare {how} --out {settings.data.dir}`, or set data.dir to one that exists"
+    )
+
+
+def open_folder(out: Path, settings: Settings, data: Data) -> bool:
+    """Makes the run's folder, or checks that the one there belongs to these settings. True if it is new."""
+    if out.exists() and not out.is_dir():
+        raise files.FileProblem(f"{out}: wanted a folder for the run, came a file; give another --out")
+    saved_path = out / "settings.json"
+    if not saved_path.exists():
+        ours = {"tokenizer", "data.json"}  # what a run leaves that was killed on these very lines
+        if out.is_dir() and any(path.name not in ours for path in out.iterdir() if not path.name.endswith(".tmp")):
+            raise files.FileProblem(f"{out}: is not empty and holds no run; give another --out")
+        try:
+            data.tokenizer.save(out / "tokenizer")
+            files.write_json(out / "data.json", files.read_json(data.folder / "manifest.json"))
+            files.write_json(saved_path, config.to_dict(settings))  # last: with it the folder is a run
+        except OSError as error:
+            raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
+        return True
+    check_folder(out, settings)
+    begun_on = files.read_json(out / "data.json")
+    if not isinstance(begun_on, dict) or begun_on.get("fingerprint") != data.manifest.fingerprint:
+        raise files.FileProblem(f"{data.folder}: its text or tokenizer is not what {out} was trained on; give the run another --out")
+    files.write_json(saved_path, config.to_dict(settings))
+    return not checkpoint.found(out)
+
+
+def check_folder(out: Path, settings: Settings) -> None:
+    """Raises ConfigError if the run in `out` was begun with other settings of what decides its result."""
+    saved = config.load(Settings, out / "settings.json")
+    if settings.model.vocab_size is None:
+        settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=saved.model.vocab_size))
+    differing = [row for row in config.differences(settings, saved) if row[0].partition(".")[0] in RESULT_PARTS]
+    if differing:
+        raise config.ConfigError(
+            [f"{path}: wanted {was} as {out} was begun with, came {now}; keep it, or give a new --out" for path, now, was in differing]
+        )
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a run's folder holds a finished run."""
+    return (out / "model" / "config.json").is_file() and (out / "settings.json").is_file()
+
+
+def micro_batch(batch_tokens: int, context_length: int, device: torch.device) -> int:
+    """How many sequences to compute at once: what the device holds comfortably and divides the batch."""
+    return largest_micro_batch(batch_tokens // context_length, _MICRO_BATCH_TOKENS[device.type] // context_length)
