@@ -119,6 +119,12 @@ def test_dropout_works_in_training_only():
     assert torch.equal(model(tokens), model(tokens))
     model.train()
     assert not torch.equal(model(tokens), model(tokens))
+    seen = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda module, inputs, out: seen.append(module.p))
+    model(tokens)
+    assert seen == [0.5] * (1 + 2 * TINY.n_layer)  # after the embedding and on both branches of each block
     for kernel in KERNELS.values():  # in the attention too
         q = torch.ones(1, 1, 12, 4)
         torch.testing.assert_close(kernel(q, q, q, 0.0), q)
