@@ -314,14 +314,15 @@ def test_failures_of_the_work_have_status_1(capsys: Captured) -> None:
 # --- Pipes ---
 
 
-def test_a_reader_that_goes_away_is_no_error(place: Path) -> None:
+@pytest.mark.parametrize("words", [["plan", "demo"], ["--version"], ["--help"]])
+def test_a_reader_that_goes_away_is_no_error(words: list[str], place: Path) -> None:
     """As `daybreak plan demo | head -1` does it: no traceback, no complaint of Python's at its end."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-m", "daybreak", "plan", "demo"],
+        [sys.executable, "-m", "daybreak", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": ""},  # a buffer is what is left over at the end
     )
     assert process.stdout is not None
     assert process.stderr is not None
