@@ -28,7 +28,7 @@ FACES = {"__init__", "__main__"}
 TOO_VAGUE = {"utils", "util", "common", "misc", "base", "helpers", "helper", "core"}
 LONGEST = 400
 LONG: dict[str, int] = {}
-"""Files that may be longer, and how long: each waits for its two ideas to be told apart."""
+"""Files that may be longer, and how long."""
 
 RUNS_CODE = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
