@@ -18,7 +18,7 @@ from daybreak.data.steps import largest_micro_batch
 from daybreak.data.tokenizer import Tokenizer, load_tokenizer
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import parameter_count
-from daybreak.settings import RESULT_PARTS, Settings
+from daybreak.settings import Settings, decides_result
 
 _MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
 
@@ -145,7 +145,7 @@ def check_folder(out: Path, settings: Settings) -> None:
     saved = config.load(Settings, out / "settings.json")
     if settings.model.vocab_size is None:
         settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=saved.model.vocab_size))
-    differing = [row for row in config.differences(settings, saved) if row[0].partition(".")[0] in RESULT_PARTS]
+    differing = [row for row in config.differences(settings, saved) if decides_result(row[0])]
     if differing:
         raise config.ConfigError(
             [f"{path}: wanted {was} as {out} was begun with, came {now}; keep it, or give a new --out" for path, now, was in differing]

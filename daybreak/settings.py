@@ -187,5 +187,9 @@ class Settings:
             yield "train.batch_tokens", problem
 
 
-RESULT_PARTS = ("model", "data", "train")
-"""The parts that decide what is learned; a resumed run refuses to differ in them."""
+def decides_result(path: str) -> bool:
+    """Whether a setting decides what is learned: a resumed run refuses to differ in those.
+
+    Where the data lie does not (their fingerprint is compared), nor how a batch is divided (but for rounding and dropout).
+    """
+    return path.startswith(("model.", "train.")) and path != "train.micro_batch"
