@@ -6,12 +6,16 @@ failed, 2 a wrong request, told in one line per error, 130 after Ctrl-C. A trace
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    # Read when torch is first imported. Threads that spin while they wait bring both programs to a crawl when another one wants the
+    # cores too; on a quiet machine sleeping costs nothing measurable (docs/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from daybreak.cli import speak
     from daybreak.cli.app import command
 
