@@ -33,7 +33,7 @@ class WithSettings(TyperCommand):
 
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe such as gpt2.124m, or the folder of a run to go on with.")],
-    edits: Annotated[list[str] | None, typer.Argument(metavar="[path=value]...", help="Settings that differ from the recipe's.")] = None,
+    edits: Annotated[list[str] | None, typer.Argument(metavar="path=value", help="Settings that differ from the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
@@ -68,7 +68,7 @@ def train(
 
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe such as demo or gpt2.124m, or the folder of a run.")],
-    edits: Annotated[list[str] | None, typer.Argument(metavar="[path=value]...", help="Settings that differ from the recipe's.")] = None,
+    edits: Annotated[list[str] | None, typer.Argument(metavar="path=value", help="Settings that differ from the recipe's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
 ) -> None:
     """Show what a run would be: size, work, memory, and every setting. Runs nothing."""
