@@ -341,6 +341,23 @@ def test_work_goes_on_when_nobody_reads_the_messages(monkeypatch: pytest.MonkeyP
     speak.say("a step")
 
 
+# --- Terminals ---
+
+WRITTEN = "a\x1b[2J\tb\r\n\x7f\x9b31m\u0435"
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "a␛[2J\tb␍\n␡�31m\u0435"), (False, WRITTEN)])
+def test_a_model_does_not_command_the_terminal(
+    terminal: bool, shown: str, place: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daybreak.loading.Model.write", lambda *_, **__: iter(WRITTEN))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert told(capsys, "sample", "run", "The") == f"The{shown}\n"
+    out = told(capsys, "sample", "run", "The", "--json")
+    assert out.isprintable() or out[:-1].isprintable()
+    assert json.loads(out)["text"] == WRITTEN
+
+
 # --- Progress ---
 
 EVENTS: list[dict[str, Any]] = [

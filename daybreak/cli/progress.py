@@ -149,6 +149,5 @@ def _beginning(event: Event) -> str:
 
 
 def _flat(text: str) -> str:
-    """A text as a block beside its name; control characters are shown, lest a young model's bytes command the terminal."""
-    shown = "".join(chr(0x2400 + ord(mark)) if ord(mark) < 32 and mark not in "\n\t" else mark for mark in text)
-    return shown.replace("\x7f", "\u2421").replace("\n", "\n          ")
+    """A text as a block beside its name, harmless for a terminal."""
+    return speak.harmless(text).replace("\n", "\n          ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 # typer's base of all that can be wrong with a command line. Newer versions carry a click of their own, so it is reached
 # through a public name instead of through click.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+
+_SIGNS = {mark: 0x2400 + mark for mark in range(32) if chr(mark) not in "\n\t"} | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+"""For each control character the sign that is shown for it; those above 127 have none of their own."""
 
 
 def say(text: str) -> None:
@@ -38,12 +42,20 @@ def result(values: dict[str, Any], as_json: bool, text: str) -> None:
     """A command's result on standard output: as one JSON object, or as text for a person."""
     from daybreak.metrics import plain
 
-    print(json.dumps(plain(values), ensure_ascii=False) if as_json else text, flush=True)  # noqa: T201
+    if as_json:  # the controls that JSON need not escape, escaped too: a terminal may obey them
+        text = json.dumps(plain(values), ensure_ascii=False)
+        text = re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    write(text + "\n")
 
 
 def write(piece: str) -> None:
-    """Text as it comes, without a line's end."""
-    print(piece, end="", flush=True)  # noqa: T201
+    """Text as it comes, without a line's end; a terminal gets no control characters, a file or a pipe every byte."""
+    print(harmless(piece) if sys.stdout.isatty() else piece, end="", flush=True)  # noqa: T201
+
+
+def harmless(text: str) -> str:
+    """Shows control characters other than newline and tab as signs, lest a young model's bytes command the terminal."""
+    return text.translate(_SIGNS)
 
 
 def console() -> Console:
