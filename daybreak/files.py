@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,15 @@ from typing import IO, Any
 
 class FileProblem(ValueError):
     """A file or folder that is missing, unreadable, damaged or of another kind; the message names it and the way out."""
+
+
+class Held(FileProblem):
+    """A lock that another process holds."""
+
+    def __init__(self, path: Path, process: int | None) -> None:
+        super().__init__(f"{path}: is held by {f'process {process}' if process else 'another process'}; wait for it or stop it")
+        self.process = process
+        """Its number, or None where it has not told it."""
 
 
 @contextlib.contextmanager
@@ -95,6 +105,54 @@ def publish_folder(temporary: Path, final: Path) -> None:
     sync_folder(temporary)
     temporary.rename(final)
     sync_folder(final.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Makes the file `path`, its folder too, and holds it for this process; afterwards the file is gone.
+
+    The system lets go of it when the process ends, however it ends: a file that a killed process left is no obstacle. Raises Held if
+    it is held already. Where there are no such locks, on Windows and on some network disks, nothing is refused.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    with _hold(path) as file:
+        try:
+            yield
+        finally:
+            if _is_at(path, file):
+                path.unlink()
+
+
+def _hold(path: Path) -> IO[str]:
+    import fcntl  # not on Windows
+
+    while True:
+        file = open(path, "a+", encoding="ascii", errors="replace")  # noqa: SIM115 - open for as long as the lock is held
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                process = file.read(20)
+            raise Held(path, int(process) if process.isdecimal() else None) from None
+        except OSError:  # a file system without locks
+            return file
+        if _is_at(path, file):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            return file
+        file.close()  # removed by its last holder after it was opened here: a lock that nobody else would see
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def sha256(path: Path) -> str:

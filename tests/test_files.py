@@ -7,6 +7,9 @@ import errno
 import hashlib
 import io
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +146,69 @@ def test_a_large_file_is_read_in_pieces(tmp_path: Path) -> None:
     content = os.urandom((1 << 20) + 17)
     (tmp_path / "large").write_bytes(content)
     assert files.sha256(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from daybreak.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_a_lock_is_held_by_one_process_and_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / ".lock"
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    command = [sys.executable, "-c", HOLDING, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"held"
+        with pytest.raises(files.Held, match=f"is held by process {process.pid}; ") as caught, files.locked(path):
+            pass
+        assert caught.value.process == process.pid
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert path.read_text() == str(process.pid)  # it is left, and no obstacle
+    with files.locked(path):
+        assert path.read_text() == str(os.getpid())
+        with pytest.raises(files.Held), files.locked(path):
+            pass
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    path, take, taken = tmp_path / ".lock", fcntl.flock, []
+
+    def slow(file: Any, how: int) -> None:
+        if not taken:
+            path.unlink()  # as its last holder does between our opening and our taking it
+        taken.append(how)
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with files.locked(path):
+        assert len(taken) == 2
+        with pytest.raises(files.Held), files.locked(path):
+            pass
+        path.unlink()
+        path.write_text("of another holder")
+    assert path.read_text() == "of another holder"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_a_disk_without_locks_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with files.locked(tmp_path / ".lock"), files.locked(tmp_path / ".lock"):
+        pass
 
 
 def test_space_is_asked_of_the_disk_that_will_hold_the_folder(tmp_path: Path) -> None:
