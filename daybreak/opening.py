@@ -5,7 +5,9 @@ Everything that is wrong is told before anything is written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from daybreak.model.config import GPTConfig
 from daybreak.model.flops import parameter_count
 from daybreak.settings import Settings, decides_result
 
+_LOCK = ".lock"
 _MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
 
 
@@ -116,21 +119,45 @@ def _no_data(settings: Settings) -> str:
     )
 
 
-def open_folder(out: Path, settings: Settings, data: Data) -> bool:
-    """Makes the run's folder, or checks that the one there belongs to these settings. True if it is new."""
+@contextlib.contextmanager
+def holding(out: Path) -> Iterator[None]:
+    """Makes the run's folder and keeps other processes from training in it.
+
+    Raises FileProblem if one does, or if the folder holds something else.
+    """
     if out.exists() and not out.is_dir():
         raise files.FileProblem(f"{out}: wanted a folder for the run, came a file; give another --out")
+    names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")} if out.is_dir() else set()
+    ours = {_LOCK, "tokenizer", "data.json"}  # what a run leaves that was killed before it had begun
+    if "settings.json" not in names and not names <= ours:
+        raise files.FileProblem(f"{out}: is not empty and holds no run; give another --out")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(out / _LOCK))
+        except files.Held as held:
+            who = f"process {held.process}" if held.process else "another process"
+            raise files.FileProblem(
+                f"{out}: wanted a run that nobody trains, {who} trains it; wait or stop it, or give another --out"
+            ) from None
+        except OSError as error:
+            raise _unwritable(out, error) from None
+        yield
+
+
+def _unwritable(out: Path, error: OSError) -> files.FileProblem:
+    return files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out")
+
+
+def open_folder(out: Path, settings: Settings, data: Data) -> bool:
+    """Makes the folder a run's, or checks that the run there belongs to these settings. True if it is new; call it within `holding`."""
     saved_path = out / "settings.json"
     if not saved_path.exists():
-        ours = {"tokenizer", "data.json"}  # what a run leaves that was killed on these very lines
-        if out.is_dir() and any(path.name not in ours for path in out.iterdir() if not path.name.endswith(".tmp")):
-            raise files.FileProblem(f"{out}: is not empty and holds no run; give another --out")
         try:
             data.tokenizer.save(out / "tokenizer")
             files.write_json(out / "data.json", files.read_json(data.folder / "manifest.json"))
             files.write_json(saved_path, config.to_dict(settings))  # last: with it the folder is a run
         except OSError as error:
-            raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
+            raise _unwritable(out, error) from None
         return True
     check_folder(out, settings)
     begun_on = files.read_json(out / "data.json")

@@ -28,7 +28,7 @@ from daybreak.model import init
 from daybreak.model.attention import KERNELS
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.opening import Data, micro_batch, open_folder, resolve
+from daybreak.opening import Data, holding, micro_batch, open_folder, resolve
 from daybreak.settings import Settings
 from daybreak.stopping import Stopping
 from daybreak.training.guard import Guard, TrainingFailed
@@ -63,8 +63,8 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
     """
     out = Path(out)
     settings, data, device, precision = resolve(settings)
-    folder_is_new = open_folder(out, settings, data)
-    with Stopping() as stopping:
+    with holding(out), Stopping() as stopping:
+        folder_is_new = open_folder(out, settings, data)
         story = _Story(settings, out, data, device, precision)
         try:
             yield from story.tell(stopping, folder_is_new)

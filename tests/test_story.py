@@ -299,6 +299,43 @@ def test_a_run_killed_before_its_settings_were_written_begins_anew(data_dir, str
     assert_same_end(tmp_path / "run", straight)
 
 
+HOLDING = """
+import sys
+from pathlib import Path
+from daybreak.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_two_processes_do_not_train_in_one_folder(data_dir, straight, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", HOLDING, str(out / ".lock")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(db.__file__).parents[1])}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        process.stdout.readline()
+        with pytest.raises(FileProblem, match=rf"run: wanted a run that nobody trains, process {process.pid} trains it; .*another --out"):
+            run(settings_for(data_dir), out)
+        assert [path.name for path in out.iterdir()] == [".lock"]
+        process.kill()
+    assert (out / ".lock").exists()
+    run(settings_for(data_dir), out)
+    assert_same_end(out, straight)
+    assert not (out / ".lock").exists()
+
+
+def test_a_run_is_held_from_its_first_event_to_its_last(data_dir, tmp_path):
+    story_told = events(settings_for(data_dir), tmp_path / "run")
+    assert next(story_told)["event"] == "start"
+    with pytest.raises(FileProblem, match=f"process {os.getpid()} trains it"):
+        run(settings_for(data_dir), tmp_path / "run")
+    story_told.close()
+    with opening.holding(tmp_path / "run"):
+        pass
+
+
 def _made(folder):
     folder.mkdir(exist_ok=True)
     return folder
