@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 _SOURCES = (
     "Text, jsonl or parquet files (.gz and .zst too), folders, hf:NAME[:CONFIG[:SPLIT]], - for standard input, python:docs, python:code."
 )
+
+_OPTIONS = ("vocab_size", "val_fraction", "split", "seed", "workers", "shard_tokens")
+"""Those whose values can be wrong."""
 
 
 def prepare(
@@ -37,8 +41,8 @@ def prepare(
     from daybreak.data.manifest import load_manifest
     from daybreak.data.prepare import prepare as prepared
 
-    _follow(
-        prepared(
+    with _options_as_typed():
+        steps = prepared(
             sources,
             out,
             tokenizer=tokenizer,
@@ -50,7 +54,7 @@ def prepare(
             shard_tokens=shard_tokens,
             text_field=text_field,
         )
-    )
+    _follow(steps)
     manifest = load_manifest(out)
     figures = _figures(manifest)
     skipped = "".join(f", {count:,} {reason}" for reason, count in manifest.skipped.items())
@@ -116,12 +120,29 @@ def train_tokenizer(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise files.FileProblem(f"{out}: wanted a new or empty folder, it holds something already; give another --out")
     speak.say(f"learning {vocab_size:,} tokens")
-    tokenizer = train_bpe((document.text for document in documents(sources, text_field=text_field)), vocab_size)
+    with _options_as_typed():
+        tokenizer = train_bpe((document.text for document in documents(sources, text_field=text_field)), vocab_size)
     try:
         tokenizer.save(out)
     except OSError as error:
         raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
     speak.result({"tokenizer": str(out), "vocab_size": tokenizer.vocab_size}, as_json, f"{out}: {tokenizer.vocab_size:,} tokens")
+
+
+@contextlib.contextmanager
+def _options_as_typed() -> Iterator[None]:
+    """Lets a problem with `val_fraction: ...` begin with `--val-fraction: ...`, as the person typed it."""
+    from daybreak.config import ConfigError
+    from daybreak.data.plan import PrepareProblem
+    from daybreak.data.tokenizer import TokenizerProblem
+
+    try:
+        yield
+    except (PrepareProblem, TokenizerProblem) as error:  # a source's problem begins with its name, which may be anything
+        parts = [line.partition(":") for line in str(error).splitlines()]
+        raise ConfigError(
+            [f"--{name.replace('_', '-')}:{rest}" if name in _OPTIONS else f"{name}{colon}{rest}" for name, colon, rest in parts]
+        ) from None
 
 
 def _figures(manifest: Any) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _refuse_too_little(figures: dict[str, dict[str, int]], request: Request) -> 
     train, val = figures["train"]["tokens"], figures["val"]["tokens"]
     if train < FEWEST_TOKENS or val < 2:
         raise UselessText(
-            f"{' '.join(request.sources)}: wanted at least {FEWEST_TOKENS} tokens for train and 2 for val, got {train:,} and {val:,}; "
+            f"{' '.join(request.sources)}: wanted at least {FEWEST_TOKENS} tokens for train and 2 for val, came {train:,} and {val:,}; "
             "add text or choose a larger --val-fraction"
         )
 

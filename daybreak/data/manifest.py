@@ -104,15 +104,27 @@ def load_manifest(folder: Path) -> Manifest:
         raise ManifestProblem(f"{folder}: wanted a folder of prepared data, found no {MANIFEST} in it; {why}")
     try:
         row = read_json(path)
+    except FileProblem as error:
+        raise _damaged(path, str(error)) from None
+    if not isinstance(row, dict):
+        raise _damaged(path, "it is no JSON object")
+    if row.get("format", FORMAT) != FORMAT:
+        raise ManifestProblem(f"{path}: has format {row['format']}, this version reads {FORMAT}; prepare the data again")
+    known = [key.name for key in dataclasses.fields(Manifest) if key.name != "folder"]
+    if lacking := [name for name in (*known, "checksum") if name not in row]:
+        raise _damaged(path, f"it lacks {', '.join(lacking)}")
+    try:
         checksum = row.pop("checksum")
-        if row["format"] != FORMAT:
-            raise ManifestProblem(f"{path}: has format {row['format']}, this version reads {FORMAT}; prepare the data again")
         if checksum != hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest():
             raise ManifestProblem(f"{path}: its content does not match its checksum: edited or damaged; prepare the data again")
         splits = {name: Split(**{**row.pop(name), "shards": tuple(row_shards)}) for name, row_shards in _shards(row)}
         return Manifest(**{**row, **splits, "sources": tuple(row["sources"])}, folder=folder)
-    except (FileProblem, KeyError, TypeError, AttributeError) as error:
-        raise ManifestProblem(f"{path}: wanted the manifest of prepared data, it is damaged ({error}); prepare the data again") from None
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged(path, "its values are of another kind") from None
+
+
+def _damaged(path: Path, how: str) -> ManifestProblem:
+    return ManifestProblem(f"{path}: wanted the manifest of prepared data, it is damaged ({how}); prepare the data again")
 
 
 def _shards(row: dict[str, Any]) -> list[tuple[str, list[str]]]:

@@ -54,19 +54,19 @@ class Request:
     def __post_init__(self) -> None:
         wrong = []
         if not self.sources:
-            wrong.append("sources: wanted at least one, got none; name a file, a folder, hf:NAME or python:docs")
+            wrong.append("sources: wanted at least one, came none; name a file, a folder, hf:NAME or python:docs")
         if self.sources.count("-") > 1:
             wrong.append("sources: standard input (-) can be read once, it is named more often")
         if not 0 < self.val_fraction <= 0.5:
-            wrong.append(f"val_fraction: wanted more than 0 and at most 0.5, got {self.val_fraction}")
+            wrong.append(f"val_fraction: wanted more than 0 and at most 0.5, came {self.val_fraction}")
         if self.split not in ("auto", "document", "tail"):
-            wrong.append(f"split: wanted auto, document or tail, got {self.split}")
+            wrong.append(f"split: wanted auto, document or tail, came {self.split}")
         if not 1 <= self.shard_tokens <= LARGEST_SHARD:
-            wrong.append(f"shard_tokens: wanted 1 to {LARGEST_SHARD:,}, got {self.shard_tokens:,}")
+            wrong.append(f"shard_tokens: wanted 1 to {LARGEST_SHARD:,}, came {self.shard_tokens:,}")
         if not -(2**127) <= self.seed < 2**127:
-            wrong.append(f"seed: wanted a number of at most 127 bits, got {self.seed}")
+            wrong.append(f"seed: wanted a number of at most 127 bits, came {self.seed}")
         if self.vocab_size is not None and not 257 <= self.vocab_size <= 65_536:
-            wrong.append(f"vocab_size: wanted 257 (the bytes and end of text) to 65,536, got {self.vocab_size:,}")
+            wrong.append(f"vocab_size: wanted 257 (the bytes and end of text) to 65,536, came {self.vocab_size:,}")
         if wrong:
             raise PrepareProblem("\n".join(wrong))
 

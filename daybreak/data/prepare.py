@@ -84,13 +84,17 @@ def prepare(
     "auto" chooses "tail" for few documents. `workers`: processes, default one per core. Run again with the same request it continues
     where it was, or finds that nothing is left to do.
 
-    Raises PrepareProblem, SourceProblem, ShardProblem, FileProblem or the tokenizer's problem, all ValueErrors of one line. What was done
-    stays for the next run.
+    Raises PrepareProblem, SourceProblem, ShardProblem, FileProblem or the tokenizer's problem, all ValueErrors of one line; wrong options
+    at once, a line for each. What was done stays for the next run.
     """
     learned_size = vocab_size if tokenizer == "bpe" else None
-    request = Request(tuple(sources), tokenizer, learned_size, val_fraction, split, seed, shard_tokens, text_field)
-    if workers is not None and workers < 1:
-        raise PrepareProblem(f"workers: wanted at least 1, got {workers}")
+    wrong = [] if workers is None or workers >= 1 else [f"workers: wanted at least 1, came {workers}"]
+    try:
+        request = Request(tuple(sources), tokenizer, learned_size, val_fraction, split, seed, shard_tokens, text_field)
+    except PrepareProblem as problem:
+        raise PrepareProblem("\n".join([str(problem), *wrong])) from None
+    if wrong:
+        raise PrepareProblem(wrong[0])
     return _told_problems(request, Path(out), workers)
 
 

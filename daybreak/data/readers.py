@@ -138,7 +138,7 @@ def _read_text(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
     raw = b"".join(_chunks(unit.path, unit.name))
     if _is_binary(raw):
         if unit.named:
-            raise SourceProblem(f"{unit.name}: wanted text, got a binary file (it holds zero bytes); convert it to UTF-8 text first")
+            raise SourceProblem(f"{unit.name}: wanted text, came a binary file (it holds zero bytes); convert it to UTF-8 text first")
         skips["binary"] += 1
         return
     yield Document(_decoded(raw, skips), unit.name)
@@ -147,7 +147,7 @@ def _read_text(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
 def _read_stdin(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
     raw = sys.stdin.buffer.read()
     if _is_binary(raw):
-        raise SourceProblem("standard input: wanted text, got binary data (it holds zero bytes)")
+        raise SourceProblem("standard input: wanted text, came binary data (it holds zero bytes); convert it to UTF-8 text first")
     yield Document(_decoded(raw, skips), unit.name)
 
 
@@ -226,7 +226,7 @@ def _read_parquet(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
                         yield Document(text, f"{unit.name}:{row}")
                     else:
                         raise SourceProblem(
-                            f"{unit.name}: wanted text in column {unit.text_field!r}, got {kind}; choose another with --text-field"
+                            f"{unit.name}: wanted text in column {unit.text_field!r}, came {kind}; choose another with --text-field"
                         )
                     row += 1
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:

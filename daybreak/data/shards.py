@@ -57,7 +57,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, prefix: str, shard_tokens: int) -> None:
         if not 1 <= shard_tokens <= LARGEST_SHARD:
-            raise ShardProblem(f"shard_tokens: wanted 1 to {LARGEST_SHARD:,}, got {shard_tokens:,}")
+            raise ShardProblem(f"shard_tokens: wanted 1 to {LARGEST_SHARD:,}, came {shard_tokens:,}")
         self.folder, self.prefix, self.shard_tokens = folder, prefix, shard_tokens
         self.paths: list[Path] = []
         self._replacing: Any = None
@@ -78,7 +78,7 @@ class ShardWriter:
     def write(self, tokens: Tokens) -> None:
         """Adds tokens (n,) of any integer dtype; ids must lie in 0..65535, or ShardProblem is raised."""
         if tokens.dtype != np.uint16 and len(tokens) and (tokens.min() < 0 or tokens.max() >= LARGEST_VOCABULARY):
-            raise ShardProblem(f"{self.prefix}: token ids must lie in 0..65,535, got {tokens.min():,}..{tokens.max():,}")
+            raise ShardProblem(f"{self.prefix}: token ids must lie in 0..65,535, came {tokens.min():,}..{tokens.max():,}")
         tokens = tokens.astype("<u2", copy=False)
         while len(tokens):
             if self._file is None:
@@ -110,8 +110,10 @@ def read_shard(path: Path) -> Tokens:
         size = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(HEADER_BYTES)
+    except FileNotFoundError:
+        raise ShardProblem(f"{path}: wanted a token shard, found nothing there; copy or prepare it again") from None
     except OSError as error:
-        raise ShardProblem(f"{path}: wanted a token shard, cannot be read ({error.strerror})") from None
+        raise ShardProblem(f"{path}: wanted a token shard, cannot be read ({error.strerror}); check the file and its permissions") from None
     if start.startswith(b"\x93NUMPY"):
         return _read_npy(path)
     magic, version, count = (int(field) for field in np.frombuffer(start[:12], "<i4")) if len(start) >= 12 else (0, 0, 0)
@@ -131,10 +133,10 @@ def read_shard(path: Path) -> Tokens:
 
 def _what_came(start: bytes, magic: int, version: int, size: int) -> str:
     if len(start) < HEADER_BYTES:
-        return f"the file has {size:,} bytes, fewer than the header's {HEADER_BYTES:,}"
+        return f"the file has {size:,} bytes, fewer than the header's {HEADER_BYTES:,}; copy or prepare it again"
     if magic == 20240522:
-        return "got llm.c's evaluation file (magic 20240522), which holds questions and not a text"
-    return f"got magic {magic}, version {version}; it is no shard, or its first bytes are damaged"
+        return "came llm.c's evaluation file (magic 20240522), which holds questions and not a text; name a shard of text"
+    return f"came magic {magic}, version {version}: it is no shard, or its first bytes are damaged; copy or prepare it again"
 
 
 def _read_npy(path: Path) -> Tokens:
@@ -143,13 +145,15 @@ def _read_npy(path: Path) -> Tokens:
     except (ValueError, OSError) as error:
         raise ShardProblem(f"{path}: wanted build-nanogpt's .npy shard, cannot be read ({error}); copy it again") from None
     if tokens.ndim != 1 or tokens.dtype not in (np.dtype("<u2"), np.dtype("<u4")):
-        raise ShardProblem(f"{path}: wanted one row of uint16 tokens, got an array of {tokens.dtype} with shape {tokens.shape}")
+        raise ShardProblem(
+            f"{path}: wanted one row of uint16 tokens, came an array of {tokens.dtype} with shape {tokens.shape}; prepare it again"
+        )
     return tokens
 
 
 def _read_headerless(path: Path, size: int) -> Tokens:
     if size % 2:
-        raise ShardProblem(f"{path}: wanted nanoGPT's uint16 tokens, got an odd number of bytes ({size:,}): cut short or of another kind")
+        raise ShardProblem(f"{path}: wanted nanoGPT's uint16 tokens, came an odd number of bytes ({size:,}); copy or prepare it again")
     return _mapped(path, np.dtype("<u2"), 0, size // 2)
 
 
@@ -181,7 +185,7 @@ class TokenStream:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
-            raise ShardProblem("wanted at least one shard, got an empty list")
+            raise ShardProblem("wanted at least one shard, came an empty list")
         self.paths = tuple(Path(path) for path in paths)
         self.shards = [read_shard(path) for path in self.paths]
         self.dtype: np.dtype[Any] = self.shards[0].dtype

@@ -82,6 +82,8 @@ def units(source: str, *, text_field: str = "text", skips: Counter[str] | None =
 
 def _missing(source: str) -> str:
     path = Path(source)
+    if path.is_symlink():
+        return f"{source}: wanted a file or a folder, found nothing where this link leads ({path.readlink()}); mend it, or name another"
     parent = path.parent
     siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() and os.access(parent, os.R_OK) else []
     close = [str(parent / name) for name in difflib.get_close_matches(path.name, siblings, 1)]
@@ -93,11 +95,11 @@ def _missing(source: str) -> str:
 def _file_unit(path: Path, text_field: str, *, named: bool) -> Unit:
     status = path.stat()
     if not (path.is_file() or path.is_fifo()):
-        raise SourceProblem(f"{path}: wanted a file or a folder, got a device or socket")
+        raise SourceProblem(f"{path}: wanted a file or a folder, came a device or socket")
     suffix = _inner_suffix(path.name)
     kind = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}.get(suffix, "text")
     if named and suffix == ".json":
-        raise SourceProblem(f"{path}: wanted text or JSON lines, got .json; write one object per line to a .jsonl file, or name it .txt")
+        raise SourceProblem(f"{path}: wanted text or JSON lines, came .json; write one object per line to a .jsonl file, or name it .txt")
     return Unit(kind, str(path), str(path), status.st_size, str(status.st_mtime_ns), text_field, named)
 
 
@@ -135,7 +137,7 @@ def _folder_units(folder: Path, text_field: str, skips: Counter[str], outside: P
 
 def _python_units(source: str) -> list[Unit]:
     if source not in PYTHON_SOURCES:
-        raise SourceProblem(f"{source}: wanted python:docs (English) or python:code, got another name")
+        raise SourceProblem(f"{source}: wanted python:docs (English) or python:code, came another name")
     found = []
     for file in embedded.files(PYTHON_SOURCES[source]):
         try:
