@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from daybreak import files
 from daybreak.data.manifest import MANIFEST, load_manifest
 from daybreak.data.shards import LARGEST_SHARD
 from daybreak.data.sources import Unit
@@ -115,7 +115,8 @@ def _refuse_others(out: Path, differences: list[str], what: str) -> None:
 def resume_or_start(out: Path, request: Request, units: Sequence[Unit], fingerprint: str | None) -> str:
     """Makes DIR/.prepare ready and says in a sentence what it found there: "" if nothing.
 
-    Raises PrepareProblem if an interrupted preparation had another request. If its sources changed since, it starts over.
+    Raises PrepareProblem if an interrupted preparation had another request and has read a part of its text already. If it has read
+    none, or its sources changed since, it starts over.
     """
     work = out / WORK
     inventory = [[unit.name, unit.size, unit.stamp, unit.shard] for unit in units]
@@ -123,14 +124,19 @@ def resume_or_start(out: Path, request: Request, units: Sequence[Unit], fingerpr
     note = ""
     if (work / PLAN).exists():
         found = read_json(work / PLAN)
-        _refuse_others(out, request.differences(found["request"]), "holds an unfinished preparation with other options")
-        if found["tokenizer"] != fingerprint:
-            _refuse_others(out, [f"another tokenizer at {request.tokenizer}"], "holds an unfinished preparation with other options")
-        if found["format"] == FORMAT and found["inventory"] == inventory:
+        differences = request.differences(found["request"])
+        if not differences and found["tokenizer"] != fingerprint:
+            differences = [f"another tokenizer at {request.tokenizer}"]
+        if any((work / "read").glob("part-*.json")):
+            _refuse_others(out, differences, "holds an unfinished preparation with other options")
+        if not differences and found["format"] == FORMAT and found["inventory"] == inventory:
             for left in (*work.rglob(".*.tmp"), *out.glob(".*.tmp")):  # of processes that were killed as they wrote
                 left.unlink()
             return "continues where it was interrupted"
-        note = f"{_first_change(found['inventory'], inventory)} since it was interrupted; starts over"
+        if differences:
+            note = "an unfinished preparation with other options had read nothing yet; starts over"
+        else:
+            note = f"{_first_change(found['inventory'], inventory)} since it was interrupted; starts over"
         for shard in (*out.glob("train-*.bin"), *out.glob("val-*.bin")):
             shard.unlink()
     for entry in work.iterdir():
@@ -159,22 +165,12 @@ def locked(out: Path) -> Iterator[None]:
 
     Raises PrepareProblem if another process holds it.
     """
-    work = out / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "a+") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepareProblem(f"{out}: another process prepares data there; wait for it or choose another --out") from None
-        except OSError:  # a file system without locks
-            pass
+            stack.enter_context(files.locked(out / WORK / "lock"))
+        except files.Held as held:
+            who = f"another process ({held.process})" if held.process else "another process"
+            raise PrepareProblem(f"{out}: {who} prepares data there; wait for it or choose another --out") from None
         yield
 
 
@@ -185,8 +181,7 @@ def clear(out: Path) -> None:
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
-            with contextlib.suppress(PermissionError):  # Windows cannot remove the lock while it is held
-                entry.unlink()
+            entry.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         work.rmdir()
         out.rmdir()

@@ -271,12 +271,24 @@ def test_another_request_into_the_folder_is_refused(corpus, tmp_path):
     assert "another --out" in message
     half = tmp_path / "half"
     story = prepare([str(corpus)], half, **BYTES)
-    while next(story).stage != "read":
+    while next(story).stage != "tokenize":
         pass
     story.close()
     assert "unfinished" in problem([corpus], half, seed=7)
     run([corpus], half)
     assert shards(half) == shards(out)
+
+
+def test_a_preparation_that_has_read_nothing_yet_does_not_stand_in_the_way(tmp_path):
+    rows = [json.dumps({"body": f"{number}. " + "text " * 20}) + "\n" for number in range(50)]
+    (tmp_path / "a.jsonl").write_text("".join(rows))
+    out = tmp_path / "data"
+    assert "choose one with --text-field" in problem([tmp_path / "a.jsonl"], out)
+    told = run([tmp_path / "a.jsonl"], out, text_field="body")
+    assert any("had read nothing yet; starts over" in progress.note for progress in told)
+    assert load_manifest(out).options["text_field"] == "body"
+    assert load_manifest(out).documents == 50
+    assert not (out / ".prepare").exists()
 
 
 def test_another_tokenizer_in_the_same_place_is_refused(corpus, tmp_path):
@@ -376,6 +388,9 @@ def test_what_cannot_be_met_is_said_before_anything_is_written(corpus, tmp_path)
     with pytest.raises(PrepareProblem) as caught:
         prepare([], out, val_fraction=3, split="x")
     assert len(str(caught.value).split("\n")) == 3
+    with pytest.raises(PrepareProblem) as caught:
+        prepare(["a.txt"], out, val_fraction=3, workers=0)
+    assert [line.partition(":")[0] for line in str(caught.value).split("\n")] == ["val_fraction", "workers"]
 
 
 def test_places_that_cannot_be_written_to_are_named(corpus, tmp_path):
@@ -386,7 +401,8 @@ def test_places_that_cannot_be_written_to_are_named(corpus, tmp_path):
     assert "thesis.tex" in problem([corpus], tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     with locked(tmp_path / "busy"):
-        assert "another process" in problem([corpus], tmp_path / "busy")
+        assert f"another process ({os.getpid()}) prepares data there" in problem([corpus], tmp_path / "busy")
+    run([corpus], tmp_path / "busy")
 
 
 def test_a_wide_vocabulary_is_refused_by_name(corpus, tmp_path):
