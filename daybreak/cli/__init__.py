@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    # Read when torch is first imported. Threads that spin while they wait bring both programs to a crawl when another one wants the
-    # cores too; on a quiet machine sleeping costs nothing measurable (docs/LOG.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is first imported. OpenMP's threads spin for milliseconds while they wait, which brings both programs to a crawl
+    # when another one wants the cores; a shorter spin is as fast on a quiet machine (docs/LOG.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from daybreak.cli import speak
     from daybreak.cli.app import command
 
