@@ -88,7 +88,9 @@ def run_peer(source: Path, text: Path, work: Path) -> dict[str, Any]:
     (data / "prepare.py").write_text((data / "prepare.py").read_text().replace("import requests", ""))  # needed only to download the text
     subprocess.run([sys.executable, data / "prepare.py"], cwd=checkout, check=True, capture_output=True)
     started = time.monotonic()
-    log = subprocess.run([sys.executable, "train.py", *PEER_ARGUMENTS.split()], cwd=checkout, check=True, capture_output=True, text=True).stdout
+    log = subprocess.run(
+        [sys.executable, "train.py", *PEER_ARGUMENTS.split()], cwd=checkout, check=True, capture_output=True, text=True
+    ).stdout
     seconds = time.monotonic() - started
     estimates = [float(loss) for loss in re.findall(r"val loss (\d+\.\d+)", log)]
     val_loss = score_peer(checkout, np.fromfile(data / "val.bin", dtype=np.uint16))
@@ -120,10 +122,25 @@ def score_peer(checkout: Path, tokens: np.ndarray[Any, Any]) -> float:
 def run_ours(text: Path, work: Path, seconds: float, edits: list[str]) -> dict[str, Any]:
     """Trains ours for about 95 % of `seconds`, start-up included; the speed for that is measured in a short run first."""
     command = [sys.executable, "-m", "daybreak"]
-    prepare = [*command, "data", "prepare", text, "--out", work / "data", "--tokenizer", "chars", "--val-fraction", "0.1", "--split", "tail"]
+    prepare = [
+        *command,
+        "data",
+        "prepare",
+        text,
+        "--out",
+        work / "data",
+        "--tokenizer",
+        "chars",
+        "--val-fraction",
+        "0.1",
+        "--split",
+        "tail",
+    ]
     subprocess.run(prepare, check=True, capture_output=True)
     settings = ["model.vocab_size=none", f"data.dir={work / 'data'}", *OURS, *edits]
-    trial, trial_started = train([*command, "train", "demo"], work / "trial", [*settings, "train.train_tokens=100K", "eval.every_tokens=50K"])
+    trial, trial_started = train(
+        [*command, "train", "demo"], work / "trial", [*settings, "train.train_tokens=100K", "eval.every_tokens=50K"]
+    )
     steps = [event for event in trial if event["event"] == "step"]
     speed = (steps[-1]["tokens"] - steps[10]["tokens"]) / (steps[-1]["time"] - steps[10]["time"])
     overhead = steps[10]["time"] - trial_started + trial[-1]["time"] - steps[-1]["time"]
