@@ -195,7 +195,7 @@ class _Story:
                 yield self._evaluate(settings.eval.tokens)
             if self._passes(settings.sample.every_tokens):
                 turn = self.done * self.batches.batch_tokens // settings.sample.every_tokens - 1  # the same after a resume
-                yield self._sample(prompts[turn % len(prompts)])
+                yield self._sample(prompts[turn % len(prompts)], turn)
             if stopping.signal is not None:
                 return
             due = time.monotonic() - saved_at > settings.checkpoint.every_seconds and self.done < self.steps
@@ -206,23 +206,23 @@ class _Story:
 
     def _finish(self) -> Iterator[Event]:
         """Evaluates on the whole validation text, writes the samples and the model."""
-        for prompt in self.settings.sample.prompts:
-            yield self._sample(prompt)
-        result = self._score(self.settings.eval.final_tokens)
-        text = self._validation_text(result.tokens + 1)
+        for turn, prompt in enumerate(self.settings.sample.prompts):
+            yield self._sample(prompt, self.done + turn)
+        most_tokens = self.settings.eval.final_tokens
+        result, text = self._score(most_tokens), self._validation_text(most_tokens)
         write_model(self.out / "model", self.gpt, self.data.tokenizer)
         yield self._event(
             "end", **_figures(result), val_bytes=result.text_bytes, compressors=compressed_bits_per_byte(text), run=str(self.out)
         )
 
-    def _validation_text(self, tokens: int) -> bytes:
-        """The bytes of the first validation tokens, as many as are worth compressing."""
+    def _validation_text(self, most_tokens: int | None) -> bytes:
+        """The bytes that the model was scored on, as many as are worth compressing."""
         text = bytearray()
-        for start in range(0, tokens, 1 << 20):
-            text += self.data.tokenizer.decode_bytes(self.data.val.read(start, min(1 << 20, tokens - start)))
+        for start, length in validation_windows(self.data.val, self.batches.context_length, most_tokens):
+            text += self.data.tokenizer.decode_bytes(self.data.val.read(start + 1, length))
             if len(text) >= _MOST_COMPRESSED_BYTES:
                 break
-        return bytes(text[:_MOST_COMPRESSED_BYTES])
+        return bytes(text)
 
     def _passes(self, every: int) -> bool:
         """Whether the step just done has crossed a multiple of `every` tokens; the end of the run has its own evaluation."""
@@ -242,12 +242,10 @@ class _Story:
     def _score(self, most_tokens: int | None) -> Score:
         return score_validation(self.gpt, self.data, self.precision, self.batches.micro_batch, most_tokens)
 
-    def _sample(self, prompt: str) -> Event:
-        wanted = self.settings.sample
+    def _sample(self, prompt: str, turn: int) -> Event:
+        wanted, seed = self.settings.sample, self.settings.train.seed + turn  # another one each time, lest the samples resemble each other
         self.gpt.eval()
-        pieces = self.model.write(
-            prompt, max_tokens=wanted.max_tokens, temperature=wanted.temperature, top_k=wanted.top_k, seed=self.settings.train.seed
-        )
+        pieces = self.model.write(prompt, max_tokens=wanted.max_tokens, temperature=wanted.temperature, top_k=wanted.top_k, seed=seed)
         return self._event("sample", prompt=prompt, text="".join(pieces))
 
     def _save(self) -> Event:

@@ -126,12 +126,20 @@ class Ahead:
 
 
 def validation_windows(tokens: Tokens, context_length: int, most_tokens: int | None = None) -> list[tuple[int, int]]:
-    """The fixed validation set: (start, length) of consecutive windows from the beginning, each predicting `length` tokens.
+    """The fixed validation set: (start, length) of windows in the order of the text, each predicting its `length` next tokens.
 
-    Nothing of it depends on batch size or devices. The last window is shorter where the text ends; `most_tokens` cuts earlier.
+    All of the text, in consecutive windows of which the last is shorter; or `most_tokens` of it, in windows spread evenly, as the
+    beginning alone would be only a few documents. Nothing of it depends on batch size or devices.
     """
-    total = len(tokens) - 1 if most_tokens is None else min(most_tokens, len(tokens) - 1)
-    return [(start, min(context_length, total - start)) for start in range(0, total, context_length)]
+    total = len(tokens) - 1
+    windows = [(start, min(context_length, total - start)) for start in range(0, total, context_length)]
+    if most_tokens is None or most_tokens >= total:
+        return windows
+    count = -(-most_tokens // context_length)
+    spread = [windows[i * len(windows) // count] for i in range(count)]
+    start, length = spread[-1]
+    surplus = sum(length for _, length in spread) - most_tokens
+    return [*spread[:-1], (start, length - max(0, surplus))]
 
 
 def _to(part: Tensor, device: torch.device, pin: bool) -> Tensor:

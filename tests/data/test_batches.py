@@ -202,10 +202,24 @@ def test_an_error_in_the_reading_thread_surfaces_at_its_step_and_may_pass():
 # --- validation --------------------------------------------------------------------------------------------------------------
 
 
-@given(length=st.integers(2, 300), context_length=st.integers(1, 40), most=st.none() | st.integers(1, 400))
-def test_validation_windows_predict_each_token_once(length, context_length, most):
-    windows = validation_windows(Numbers(length), context_length, most)
+@given(length=st.integers(2, 300), context_length=st.integers(1, 40))
+def test_all_validation_windows_predict_each_token_once(length, context_length):
+    windows = validation_windows(Numbers(length), context_length)
     predicted = [start + 1 + i for start, size in windows for i in range(size)]
-    assert predicted == list(range(1, 1 + min(length - 1, length if most is None else most)))
-    assert all(1 <= size <= context_length for _, size in windows)
+    assert predicted == list(range(1, length))
     assert all(size == context_length for _, size in windows[:-1])
+    assert 1 <= windows[-1][1] <= context_length
+
+
+@given(length=st.integers(2, 300), context_length=st.integers(1, 40), most=st.integers(1, 400))
+def test_fewer_validation_windows_are_spread_over_the_text(length, context_length, most):
+    every = validation_windows(Numbers(length), context_length)
+    windows = validation_windows(Numbers(length), context_length, most)
+    starts = [start for start, _ in every]
+    places = [starts.index(start) for start, _ in windows]
+    assert places == sorted(set(places))  # windows of the whole set, in order, none twice
+    assert all(1 <= size <= every[place][1] for place, (_, size) in zip(places, windows, strict=True))
+    predicted = sum(size for _, size in windows)
+    assert min(most, length - 1) - context_length < predicted <= min(most, length - 1)
+    gaps = [later - earlier for earlier, later in zip(places, places[1:], strict=False)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
