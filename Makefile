@@ -5,12 +5,11 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test proofs lint setup clean help
+.PHONY: demo test lint setup clean help
 
 help:
 	@echo "make demo    set up, then: text -> tokens -> a trained, evaluated GPT with a report (about 8 minutes on two cores)"
 	@echo "make test    set up, then run every test"
-	@echo "make proofs  set up, then run the slow tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make clean   remove the virtual environment and what the demo wrote"
 
@@ -19,10 +18,7 @@ demo: $(VENV)/installed
 	$(BIN)/daybreak train demo --out runs/demo
 
 test: $(VENV)/tested
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
-
-proofs: $(VENV)/tested
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .

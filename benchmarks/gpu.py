@@ -61,7 +61,7 @@ def check_kernels() -> list[dict[str, Any]]:
             inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
             out = kernel(*inputs, 0.0)
             came = [out, *torch.autograd.grad((out * weight.to(dtype)).sum(), inputs)]
-            errors = [float((a.double() - b).norm() / b.norm()) for a, b in zip(came, wanted, strict=True)]
+            errors = [float((a.detach().double() - b.detach()).norm() / b.detach().norm()) for a, b in zip(came, wanted, strict=True)]
             rows.append({"kernel": name, "dtype": str(dtype), "worst_relative_error": max(errors), "limit": limit})
     return rows
 
