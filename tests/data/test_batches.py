@@ -1,6 +1,7 @@
 """Batches: every window once an epoch, the same global batch on any number of ranks, and nothing but the step to remember."""
 
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -221,5 +222,5 @@ def test_fewer_validation_windows_are_spread_over_the_text(length, context_lengt
     assert all(1 <= size <= every[place][1] for place, (_, size) in zip(places, windows, strict=True))
     predicted = sum(size for _, size in windows)
     assert min(most, length - 1) - context_length < predicted <= min(most, length - 1)
-    gaps = [later - earlier for earlier, later in zip(places, places[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(places)]
     assert not gaps or max(gaps) - min(gaps) <= 1
