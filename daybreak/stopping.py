@@ -31,4 +31,6 @@ class Stopping:
 
     def _heard(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
-        self.release()
+        # Not the handlers from before: a shell that starts a program in the background has it ignore SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import torch
 from tiny import tiny_documents, tiny_settings, write_jsonl
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore Ctrl-C; tests send it
 # A busy machine is no failure, and the same commit gives the same answer.
 hypothesis.settings.register_profile("daybreak", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("daybreak")

@@ -29,7 +29,9 @@ def test_python_runs_as_it_is_shown(code, data_dir, tmp_path):
         code = code.replace(long, short)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "demo").symlink_to(data_dir)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
