@@ -10,28 +10,23 @@ with checksums and a manifest. The text is python:docs and a part of python:code
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import tiktoken
+from record import bar, record
 from tiktoken_ext import openai_public
 
 from daybreak.data.prepare import prepare
 from daybreak.data.ranks import END_OF_TEXT, gpt2_ranks
 from daybreak.data.sources import documents
-from daybreak.files import write_json
-from daybreak.machine import facts
 
 ROUNDS = 5
-WANTED_SHARE = 0.80
-RESULT = Path(__file__).parent / "results" / "prepare_speed.json"
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -42,8 +37,6 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    import torch
-
     texts = [document.text for document in documents(["python:docs"])]
     size = sum(len(text.encode()) for text in texts)
     for document in documents(["python:code"]):
@@ -81,21 +74,13 @@ def main() -> None:
 
     prepare_speed = statistics.median(row["prepare_mb_per_s"] for row in rows)
     share = prepare_speed / statistics.median(row["tiktoken_mb_per_s"] for row in rows)
-    result = {
-        "name": "prepare_speed",
-        "when": time.strftime("%Y-%m-%d"),
-        "machine": facts(torch.device("cpu"), "float32"),
-        "versions": {"python": platform.python_version(), "tiktoken": version("tiktoken"), "numpy": np.__version__},
-        "bars": [
-            {"bar": "share of bare tiktoken", "value": round(share, 3), "want": f">= {WANTED_SHARE:.2f}", "ok": share >= WANTED_SHARE},
-        ],
-        "rows": [
-            *rows,
-            {"text_mb": size / 1e6, "documents": len(texts), **{f"share_{k}": v / sum(stages.values()) for k, v in stages.items()}},
-        ],
-    }
-    write_json(RESULT, result)
-    print(json.dumps(result["bars"], indent=2))
+    by_stage = {f"share_{name}": seconds / sum(stages.values()) for name, seconds in stages.items()}
+    record(
+        "prepare_speed",
+        [bar("prepare's speed as a share of bare tiktoken's, per core", share, ">= 0.8")],
+        [*rows, {"text_mb": size / 1e6, "documents": len(texts), **by_stage}],
+        packages=("tiktoken", "numpy"),
+    )
 
 
 if __name__ == "__main__":
