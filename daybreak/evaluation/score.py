@@ -71,8 +71,8 @@ def score(
         ids = torch.from_numpy(tokens.windows(np.array(starts, dtype=np.int64), length + 1).astype(np.int64)).to(device)
         logits = predict(ids[:, :-1])
         losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-        # Summed in fp64: over millions of tokens fp32 would lose digits, and the sum would depend on the batch.
-        nats += float(losses.double().sum())
+        # In fp64, as over millions of tokens fp32 would lose digits and depend on the batch; on the CPU, as not every device has fp64.
+        nats += float(losses.cpu().double().sum())
         count += losses.numel()
         text_bytes += int(byte_lengths[ids[:, 1:].cpu().numpy()].sum())
     if count == 0:
