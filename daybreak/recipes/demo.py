@@ -27,6 +27,7 @@ def demo() -> Settings:
             every_tokens=250_000,
             prompts=("Return the", "This function", "If the argument is not", "A module for"),
             max_tokens=60,
+            temperature=0.7,  # so young a model is easily led astray
         ),
         checkpoint=CheckpointSettings(every_seconds=60.0),
     )
