@@ -455,3 +455,32 @@ def test_quiet_says_nothing(capsys: Captured) -> None:
         for event in EVENTS:
             quiet.event(event)
     assert capsys.readouterr() == ("", "")
+
+
+# --- Models that travel ---
+
+
+def test_a_model_leaves_and_comes_back_bit_for_bit(place: Path, capsys: Captured) -> None:
+    sent = object_of(capsys, "export", "run", "--out", "sent")
+    got = object_of(capsys, "import", "sent", "--out", "back")
+    assert sent["parameters"] == got["parameters"] == object_of(capsys, "plan", "run")["parameters"]
+    assert got["model"] == str(Path("back/model"))
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert Path("sent", name).read_bytes() == Path("run/model", name).read_bytes() == Path("back/model", name).read_bytes()
+    words = ["--seed", "1", "--max-tokens", "8"]
+    assert object_of(capsys, "sample", "back", "The", *words)["text"] == object_of(capsys, "sample", "run", "The", *words)["text"]
+    ours, theirs = (object_of(capsys, "eval", folder, "--data", "data")["tasks"] for folder in ("run", "back"))
+    assert ours == theirs
+
+
+def test_what_transformers_wrote_is_imported(place: Path, capsys: Captured) -> None:
+    transformers = pytest.importorskip("transformers")
+    shape = transformers.GPT2Config(vocab_size=257, n_positions=16, n_embd=32, n_layer=2, n_head=2, bos_token_id=256, eos_token_id=256)
+    model = transformers.GPT2LMHeadModel(shape).eval()
+    model.save_pretrained("theirs")
+    daybreak.load_tokenizer("bytes").save(Path("theirs"))
+    object_of(capsys, "import", "theirs", "--out", "ours")
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        difference = (model(ids).logits - daybreak.load("ours", device="cpu")(ids)).abs().max()
+    assert difference < 1e-4

@@ -376,6 +376,15 @@ CASES = [
         [["run/model/model.safetensors", "h.2.ln_1.weight"]],
         edit_json(MODEL, daybreak__model__n_layer=3),
     ),
+    Wrong("import of nothing", ["import", "no-model", "--out", "new"], [["no-model: no such folder"]]),
+    Wrong("import of data", ["import", "data", "--out", "new"], [["data: wanted a run's folder or a model's, found neither"]]),
+    Wrong("import over a run", ["import", "run/model", "--out", "run"], [["run: wanted a new or empty folder", "give another --out"]]),
+    Wrong("import without a place", ["import", "run/model"], [["Missing option '--out'"]]),
+    Wrong(
+        "import of another model", ["import", "run/model", "--out", "new"], [["model_type gpt2, came 'llama'"]], foreign(model_type="llama")
+    ),
+    Wrong("export in another form", ["export", "run", "--format", "gguf", "--out", "new"], [["--format: wanted hf, came 'gguf'"]]),
+    Wrong("export over a file", ["export", "run", "--out", "text.jsonl"], [["text.jsonl: wanted a new or empty folder"]]),
     Wrong(
         "another kind of model",
         ["sample", "run/model"],

@@ -36,6 +36,8 @@ def command() -> Any:
     app.command("eval")(model.evaluate)
     app.command("sample")(model.sample)
     app.command("report")(report.report)
+    app.command("import")(model.import_model)
+    app.command("export")(model.export)
     app.command("doctor")(machine.doctor)
     return get_command(app)
 
