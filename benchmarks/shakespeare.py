@@ -1,6 +1,6 @@
 """Tiny Shakespeare by characters, against nanoGPT's published CPU recipe: the same text, the same machine, wall-clock time from start-up.
 
-    python benchmarks/shakespeare.py --peer DIR_OF_NANOGPT --text input.txt
+    python benchmarks/shakespeare.py --peer DIR_OF_NANOGPT [--text input.txt]
 
 nanoGPT runs its README's command for a CPU (4 layers, 128 wide, block 64, batch 12, 2,000 iterations). Ours runs the plain GPT-2
 architecture with AdamW, in a fresh process each time, for as long as nanoGPT took. Both are judged on all of the last 10 % of the text;
@@ -56,9 +56,14 @@ def main() -> None:
     """Runs the peer, then ours, and records both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, required=True, help="a checkout of nanoGPT, or a bare clone of it")
-    parser.add_argument("--text", type=Path, required=True, help="Tiny Shakespeare, input.txt of char-rnn (1,115,394 bytes)")
+    parser.add_argument(
+        "--text", type=Path, help="Tiny Shakespeare, input.txt of char-rnn; by default the one that nanoGPT's prepare.py got"
+    )
     parser.add_argument("edits", nargs="*", help="path=value edits of our settings, to try others")
     options = parser.parse_args()
+    options.text = options.text or options.peer / "data" / "shakespeare_char" / "input.txt"
+    if not options.text.is_file():
+        parser.error(f"wanted Tiny Shakespeare, found nothing at {options.text}; name it with --text")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         peer = run_peer(options.peer, options.text, work)
