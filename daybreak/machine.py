@@ -78,7 +78,7 @@ def is_device(name: str) -> bool:
 def choose_precision(device: torch.device, wanted: str = "auto") -> Precision:
     """The number format for matrix products that the device does really well.
 
-    CPUs: bf16 where the processor has instructions for it (measured: 2.4 times fp32), fp32 elsewhere, where bf16 is emulated
+    CPUs: bf16 where the processor has instructions for it (about twice as fast as fp32), fp32 elsewhere, where bf16 is emulated
     and slower. GPUs: bf16 from compute capability 8, fp16 with loss scaling before. Raises ValueError for what cannot work.
     """
     if wanted in ("fp32", "bf16"):
