@@ -20,7 +20,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 def plain(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
-    """softmax(Q Kᵀ / sqrt(D) + mask) V, written out: the reference for every other kernel, and the fastest on most CPUs."""
+    """softmax(Q Kᵀ / sqrt(D) + mask) V, written out: the reference for every other kernel, and quick on CPUs."""
     T, S = queries.shape[2], keys.shape[2]
     scores = (queries * (1.0 / math.sqrt(queries.shape[3]))) @ keys.transpose(2, 3)  # (B, H, T, S)
     if T > 1:
