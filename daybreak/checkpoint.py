@@ -8,7 +8,6 @@ published by a rename. What does not match its manifest is never loaded. No file
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -69,7 +68,7 @@ def save(
         _write(temporary / "state.json", {"step": step, "tokens": tokens, "optimizer": scalars, **state})
         names = ["model.safetensors", "optimizer.safetensors", "state.json"]
         manifest = {"format": _FORMAT, "versions": machine.versions(), "files": files.fingerprints(temporary, names)}
-        _write(temporary / _MANIFEST, {**manifest, "checksum": _checksum(manifest)})
+        _write(temporary / _MANIFEST, {**manifest, "checksum": files.json_sha256(manifest)})
         files.publish_folder(temporary, final)
     except (OSError, SafetensorError, files.FileProblem) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -117,7 +116,7 @@ def problems(folder: Path) -> list[str]:
         manifest = files.read_json(folder / _MANIFEST)
         if manifest["format"] != _FORMAT:
             return [f"its format is {manifest['format']}, this version reads {_FORMAT}"]
-        if manifest.pop("checksum") != _checksum(manifest):
+        if manifest.pop("checksum") != files.json_sha256(manifest):
             return [f"{_MANIFEST}: its content changed (it differs from its own checksum)"]
         extra = {path.name for path in folder.iterdir()} - {_MANIFEST, *manifest["files"]}
         return files.mismatches(folder, manifest["files"]) + [f"{name}: not in the manifest" for name in sorted(extra)]
@@ -133,11 +132,6 @@ def delete(folder: Path) -> None:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    """The manifest's sha256 of its own content: it vouches for the other files, this for it."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -164,6 +164,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def json_sha256(value: Any) -> str:
+    """The SHA-256 of a JSON value whatever the order of its keys: how a manifest vouches for itself."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def fingerprints(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """For each named file of a folder its size in bytes and its sha256: the rows of a manifest."""
     return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}

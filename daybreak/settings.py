@@ -61,8 +61,9 @@ class TrainSettings:
         for name in ("train_tokens", "batch_tokens"):
             if (value := getattr(self, name)) < 1:
                 yield name, f"wanted at least 1, came {value}"
-        if self.micro_batch is not None and self.micro_batch < 1:
-            yield "micro_batch", f"wanted at least 1 or none, came {self.micro_batch}"
+        for name in ("micro_batch", "decay_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                yield name, f"wanted at least 1 or none, came {value}"
         for name in ("learning_rate", "epsilon"):
             if (number := getattr(self, name)) <= 0:
                 yield name, f"wanted more than 0, came {number}"

@@ -162,6 +162,7 @@ CASES = [
     Wrong("a number with a fraction", ["plan", "demo", "model.n_layer=2.5"], [["model.n_layer: wanted an integer, came '2.5'"]]),
     Wrong("no choice", ["plan", "demo", "machine.precision=bf61"], [["machine.precision: wanted one of", "bf16", "did you mean bf16?"]]),
     Wrong("nothing where a value is needed", ["plan", "demo", "train.seed=none"], [["train.seed: wanted an integer, came 'none'"]]),
+    Wrong("a decay of no length", ["plan", "demo", "train.decay_tokens=0"], [["train.decay_tokens: wanted at least 1 or none, came 0"]]),
     Wrong("infinity", ["plan", "demo", "train.learning_rate=inf"], [["train.learning_rate: wanted a number, came 'inf'"]]),
     Wrong("width and heads", ["plan", "demo", "model.d_model=257"], [["model.d_model: wanted a multiple of n_head = 4", "256 and 260"]]),
     Wrong("no layers", [*TRAIN, "model.n_layer=0"], [["model.n_layer: wanted at least 1, came 0"]]),

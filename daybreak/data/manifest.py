@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daybreak.files import FileProblem, read_json, write_bytes
+from daybreak.files import FileProblem, json_sha256, read_json, write_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -86,7 +86,7 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
 
 def _serialized(manifest: Manifest) -> bytes:
     row = manifest.to_dict()
-    row["checksum"] = hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+    row["checksum"] = json_sha256(row)
     return (json.dumps(row, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -115,7 +115,7 @@ def load_manifest(folder: Path) -> Manifest:
         raise _damaged(path, f"it lacks {', '.join(lacking)}")
     try:
         checksum = row.pop("checksum")
-        if checksum != hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest():
+        if checksum != json_sha256(row):
             raise ManifestProblem(f"{path}: its content does not match its checksum: edited or damaged; prepare the data again")
         splits = {name: Split(**{**row.pop(name), "shards": tuple(row_shards)}) for name, row_shards in _shards(row)}
         return Manifest(**{**row, **splits, "sources": tuple(row["sources"])}, folder=folder)
