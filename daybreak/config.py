@@ -224,6 +224,8 @@ def _word(hint: Any) -> str:
 
 
 def _plural(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " and ".join(str(choice) for choice in typing.get_args(hint))
     return {int: "integers", float: "numbers", str: "texts"}.get(hint, str(hint))
 
 

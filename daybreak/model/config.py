@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,22 @@ class GPTConfig:
     """The width of the residual stream."""
     dropout: float = 0.0
     """The share of activations set to zero while training, after the embedding, in the attention and on both residual branches."""
+    attention_pattern: tuple[Literal["dense", "banded"], ...] = ("dense",)
+    """Each layer's kind of attention, repeated over the layers; dense,banded alternates as in GPT-3."""
+    attention_band: int = 256
+    """How many tokens a banded layer looks at, the current one included."""
     layer_norm_epsilon: float = 1e-5
     """Added to the variance in LayerNorm, as OpenAI released it."""
     init_std: float = 0.02
     """Standard deviation of the initial weights."""
     position_init_std: float = 0.01
     """Standard deviation of the initial position embedding; OpenAI's code has 0.01, most reproductions have 0.02."""
+    residual_scaling: Literal["paper", "openai"] = "paper"
+    """paper divides the first weights of what is added to the residual stream by sqrt(2 n_layer); openai, as its code, does not."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with these values, as (field, sentence)."""
-        for name in ("context_length", "n_layer", "n_head", "d_model"):
+        for name in ("context_length", "n_layer", "n_head", "d_model", "attention_band"):
             if (value := getattr(self, name)) < 1:
                 yield name, f"wanted at least 1, came {value}"
         if self.vocab_size is not None and self.vocab_size < 2:
@@ -46,6 +53,8 @@ class GPTConfig:
                 "d_model",
                 (f"wanted a multiple of n_head = {self.n_head}, came {self.d_model}; the nearest are {' and '.join(map(str, near))}"),
             )
+        if not self.attention_pattern:
+            yield "attention_pattern", "wanted at least one of dense, banded, came nothing"
         if not 0.0 <= self.dropout < 1.0:
             yield "dropout", f"wanted 0 or more and less than 1, came {self.dropout}"
         for name in ("layer_norm_epsilon", "init_std", "position_init_std"):
@@ -56,6 +65,11 @@ class GPTConfig:
     def head_size(self) -> int:
         """The width of one attention head."""
         return self.d_model // self.n_head
+
+    def band(self, layer: int) -> int | None:
+        """How many tokens layer number `layer` looks at, the current one included; None if it looks at all."""
+        kind = self.attention_pattern[layer % len(self.attention_pattern)]
+        return self.attention_band if kind == "banded" and self.attention_band < self.context_length else None
 
     @property
     def tokens(self) -> int:
@@ -76,7 +90,18 @@ def _gpt2(n_layer: int, n_head: int, d_model: int) -> GPTConfig:
     return GPTConfig(n_layer=n_layer, n_head=n_head, d_model=d_model)
 
 
+def _gpt3(n_layer: int, n_head: int, d_model: int) -> GPTConfig:
+    # GPT-3 paper, section 2.1: "alternating dense and locally banded sparse attention patterns in the layers of the transformer, similar
+    # to the Sparse Transformer". It gives neither the band nor which layers are dense. We begin with a dense layer and take 256 tokens,
+    # as GPT-Neo does, the best-known public model of this design (transformers, GPTNeoConfig: global, local; window_size 256).
+    return GPTConfig(context_length=2048, n_layer=n_layer, n_head=n_head, d_model=d_model, attention_pattern=("dense", "banded"))
+
+
 # GPT-2: openai/gpt-2, `models/*/hparams.json`. The paper's names 117M, 345M, 762M and 1542M were miscounted; these are the true counts.
+#
+# GPT-3: paper (arXiv 2005.14165), table 2.1, but for its two errors, which arithmetic settles. XL: 24 heads of 128 would be 3072 wide,
+# not 2048; with 16 heads the count is 1,316M, as the 1,320M of table D.1. 13B: a width of 5140 is no multiple of its head size 128 and
+# gives 12,953M; 5120 is, and gives the 12,850M of table D.1.
 SIZES: dict[str, dict[str, GPTConfig]] = {
     "gpt2": {
         "124m": _gpt2(12, 12, 768),
@@ -84,4 +109,29 @@ SIZES: dict[str, dict[str, GPTConfig]] = {
         "774m": _gpt2(36, 20, 1280),
         "1558m": _gpt2(48, 25, 1600),
     },
+    "gpt3": {
+        "125m": _gpt3(12, 12, 768),
+        "350m": _gpt3(24, 16, 1024),
+        "760m": _gpt3(24, 16, 1536),
+        "1.3b": _gpt3(24, 16, 2048),
+        "2.7b": _gpt3(32, 32, 2560),
+        "6.7b": _gpt3(32, 32, 4096),
+        "13b": _gpt3(40, 40, 5120),
+        "175b": _gpt3(96, 96, 12288),
+    },
+}
+
+# The papers' names for the sizes, besides the counts.
+ALIASES: dict[str, dict[str, str]] = {
+    "gpt2": {
+        "small": "124m",
+        "medium": "355m",
+        "large": "774m",
+        "xl": "1558m",
+        "117m": "124m",
+        "345m": "355m",
+        "762m": "774m",
+        "1542m": "1558m",
+    },
+    "gpt3": {"small": "125m", "medium": "350m", "large": "760m", "xl": "1.3b"},
 }
