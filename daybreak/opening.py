@@ -8,45 +8,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from daybreak import checkpoint, config, files, machine
-from daybreak.data.manifest import Manifest, load_manifest
-from daybreak.data.shards import TokenStream
+from daybreak.corpus import Data
 from daybreak.data.steps import largest_micro_batch
-from daybreak.data.tokenizer import Tokenizer, load_tokenizer
+from daybreak.data.tokenizer import Tokenizer
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import parameter_count
 from daybreak.settings import Settings, decides_result
 
 _LOCK = ".lock"
 _MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
-
-
-@dataclass(frozen=True)
-class Data:
-    """A prepared data folder, opened."""
-
-    folder: Path
-    manifest: Manifest
-    tokenizer: Tokenizer
-    train: TokenStream
-    val: TokenStream
-
-    @staticmethod
-    def open(folder: Path) -> Data:
-        """Raises a named error if the folder is no prepared data."""
-        manifest = load_manifest(folder)
-        return Data(
-            folder,
-            manifest,
-            load_tokenizer(folder / "tokenizer"),
-            TokenStream(manifest.shard_paths("train")),
-            TokenStream(manifest.shard_paths("val")),
-        )
 
 
 def resolve_vocabulary(shape: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from daybreak import checkpoint, config, machine, metrics
+from daybreak.corpus import Data
 from daybreak.data.batches import Ahead, Batches, validation_windows
 from daybreak.data.steps import steps_for
 from daybreak.evaluation.score import Score, compressed_bits_per_byte, score
@@ -28,7 +29,7 @@ from daybreak.model import init
 from daybreak.model.attention import KERNELS
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.opening import Data, holding, micro_batch, open_folder, resolve
+from daybreak.opening import holding, micro_batch, open_folder, resolve
 from daybreak.settings import Settings
 from daybreak.stopping import Stopping
 from daybreak.training.guard import Guard, TrainingFailed

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import tiny_documents, tiny_settings, write_jsonl
 
 import daybreak as db
-from daybreak import checkpoint, metrics, opening, story
+from daybreak import checkpoint, corpus, metrics, opening, story
 from daybreak.config import ConfigError
 from daybreak.data.prepare import prepare
 from daybreak.files import FileProblem
@@ -156,7 +156,7 @@ def test_the_result_does_not_depend_on_the_micro_batch(data_dir, tmp_path):
 
 @pytest.mark.parametrize("most", [None, 100])
 def test_the_validation_loss_does_not_depend_on_the_batch(data_dir, most):
-    data = opening.Data.open(data_dir)
+    data = corpus.Data.open(data_dir)
     model = build(opening.resolve_vocabulary(tiny_settings(data_dir).model, data.tokenizer), 0)
     precision = MixedPrecision("fp32", torch.device("cpu"))
     scores = [story.score_validation(model, data, precision, batch, most) for batch in (1, 3, 8, 1000)]

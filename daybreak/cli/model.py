@@ -17,7 +17,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Evaluate a model on a validation text: loss, perplexity, bits per byte."""
-    from daybreak import config, files, loading, machine, opening, story
+    from daybreak import config, corpus, files, loading, machine, story
     from daybreak.settings import Settings
 
     machine.prepare_cpu()
@@ -26,7 +26,7 @@ def evaluate(
         if not (folder / "settings.json").is_file():
             raise files.FileProblem(f"{folder}: holds no run whose data could be taken; name prepared data with --data DIR")
         data = Path(config.load(Settings, folder / "settings.json").data.dir)
-    result = story.evaluate(model, opening.Data.open(data))
+    result = story.evaluate(model, corpus.Data.open(data))
     tasks = {"validation": {name: {"value": value, "stderr": None, "n": result.tokens} for name, value in result.figures().items()}}
     text = f"{data}: {result.tokens:,} validation tokens\n" + "\n".join(f"{name:14}{value:.4f}" for name, value in result.figures().items())
     speak.result({"model": str(folder), "data": str(data), "tasks": tasks}, as_json, text)
