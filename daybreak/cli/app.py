@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 import daybreak
-from daybreak.cli import data, machine, model, report, train
+from daybreak.cli import data, machine, model, report, train, travel
 
 
 @functools.cache
@@ -36,8 +36,8 @@ def command() -> Any:
     app.command("eval")(model.evaluate)
     app.command("sample")(model.sample)
     app.command("report")(report.report)
-    app.command("import")(model.import_model)
-    app.command("export")(model.export)
+    app.command("import")(travel.import_model)
+    app.command("export")(travel.export)
     app.command("doctor")(machine.doctor)
     return get_command(app)
 
