@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 import daybreak
-from daybreak.cli import data, machine, model, report, train, travel
+from daybreak.cli import data, machine, model, plan, report, train, travel
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def command() -> Any:
     tokenizer_app.command("train")(data.train_tokenizer)
     app.add_typer(tokenizer_app, name="tokenizer")
     app.command("train", cls=train.WithSettings)(train.train)
-    app.command("plan", cls=train.WithSettings)(train.plan)
+    app.command("plan", cls=train.WithSettings)(plan.plan)
     app.command("eval")(model.evaluate)
     app.command("sample")(model.sample)
     app.command("report")(report.report)

@@ -1,8 +1,7 @@
-"""`daybreak train` and `daybreak plan`: what a run will do, and doing it."""
+"""`daybreak train`: a recipe or a folder, and what the command line changes of it, to a run."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +27,7 @@ class WithSettings(TyperCommand):
         with formatter.section("Recipes"):
             formatter.write_text(", ".join(RECIPES))
         with formatter.section("Settings (path=value)"):
-            formatter.write_dl([(f"{row.path}={_written(row.value)}", row.sentence) for row in describe(Settings())])
+            formatter.write_dl([(f"{row.path}={written(row.value)}", row.sentence) for row in describe(Settings())])
 
 
 def train(
@@ -39,7 +38,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> int:
     """Train a model, or go on where the same command was stopped."""
-    settings, folder = _request(recipe, edits or [], out)
+    settings, folder = request(recipe, edits or [], out)
     from daybreak import opening, story
     from daybreak.cli.progress import Quiet, watching
 
@@ -66,46 +65,7 @@ def train(
     return 0
 
 
-def plan(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe such as demo or gpt2.124m, or the folder of a run.")],
-    edits: Annotated[list[str] | None, typer.Argument(metavar="path=value", help="Settings that differ from the recipe's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
-) -> None:
-    """Show what a run would be: size, work, memory, and every setting. Runs nothing."""
-    from daybreak.config import describe, to_dict
-    from daybreak.data.steps import steps_for
-    from daybreak.model.flops import flops_per_token, parameter_count
-
-    settings, _ = _request(recipe, edits or [], None)
-    settings, vocabulary = _with_vocabulary(settings)
-    parameters, per_token = parameter_count(settings.model), flops_per_token(settings.model)
-    steps = steps_for(settings.train.train_tokens, settings.train.batch_tokens)
-    tokens = steps * settings.train.batch_tokens
-    values: dict[str, Any] = {
-        "recipe": settings.recipe,
-        "parameters": parameters,
-        "flops_per_token": per_token,
-        "flops": per_token * tokens,
-        "steps": steps,
-        "train_tokens": tokens,
-        # fp32 weights, gradients and AdamW's two moments; activations come on top
-        "memory_bytes": 16 * parameter_count(settings.model, padded=True),
-        "seconds": None,
-        "cost": None,
-        "settings": to_dict(settings),
-    }
-    lines = [
-        f"{settings.recipe}: {parameters:,} parameters{vocabulary}",
-        f"training  {tokens:,} tokens in {steps:,} steps of {settings.train.batch_tokens:,}",
-        f"work      {per_token:.4g} FLOP a token (6N + 12LCT), {per_token * tokens:.4g} in all",
-        f"memory    {values['memory_bytes'] / 1e9:.2f} GB for weights, gradients and optimizer; activations come on top",
-        "",
-        *(f"{row.path} = {_written(row.value)}\n    {row.sentence} ({row.wanted})" for row in describe(settings)),
-    ]
-    speak.result(values, as_json, "\n".join(lines))
-
-
-def _request(recipe: str, edits: list[str], out: Path | None) -> tuple[Settings, Path]:
+def request(recipe: str, edits: list[str], out: Path | None) -> tuple[Settings, Path]:
     """The settings that a command asks for, and the run's folder."""
     from daybreak import config
     from daybreak.recipes import RECIPES, recipe_settings
@@ -136,18 +96,6 @@ def _request(recipe: str, edits: list[str], out: Path | None) -> tuple[Settings,
     return config.edit(settings, edits), folder
 
 
-def _with_vocabulary(settings: Settings) -> tuple[Settings, str]:
-    """A vocabulary for the sums where it is still to be taken from the data, and a word on it."""
-    if settings.model.vocab_size is not None:
-        return settings, ""
-    from daybreak.data.manifest import load_manifest
-
-    folder = Path(settings.data.dir)
-    found = load_manifest(folder).tokenizer["vocab_size"] if folder.exists() else 8192
-    word = f" with the {found:,} tokens of {folder}" if folder.exists() else f" with {found:,} tokens, as {folder} is not prepared yet"
-    return dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=found)), word
-
-
 def _last_event(folder: Path) -> dict[str, Any]:
     from daybreak import metrics
 
@@ -170,7 +118,8 @@ def _told(result: dict[str, Any], last: dict[str, Any], page: Path) -> str:
     )
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """A setting's value as a person writes it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
