@@ -10,6 +10,7 @@ from typer.main import get_command
 
 import daybreak
 from daybreak.cli import data, machine, model, plan, report, train, travel
+from daybreak.cli.eval import evaluate
 
 
 @functools.cache
@@ -33,7 +34,7 @@ def command() -> Any:
     app.add_typer(tokenizer_app, name="tokenizer")
     app.command("train", cls=train.WithSettings)(train.train)
     app.command("plan", cls=train.WithSettings)(plan.plan)
-    app.command("eval")(model.evaluate)
+    app.command("eval")(evaluate)
     app.command("sample")(model.sample)
     app.command("report")(report.report)
     app.command("import")(travel.import_model)
