@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from daybreak import checkpoint, config, files, machine
+from daybreak import checkpoint, config, files, machine, metrics
 from daybreak.corpus import Data
-from daybreak.data.steps import largest_micro_batch
+from daybreak.data.steps import Steps, largest_micro_batch
 from daybreak.data.tokenizer import Tokenizer
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import parameter_count
@@ -154,9 +154,23 @@ def check_folder(out: Path, settings: Settings) -> None:
         )
 
 
-def is_finished(out: Path) -> bool:
-    """Whether a run's folder holds a finished run."""
-    return (out / "model" / "config.json").is_file() and (out / "settings.json").is_file()
+def steps_to_take(settings: Settings) -> int:
+    """How many steps the run has, up to where it is to stop."""
+    plan = settings.train
+    steps = Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens)
+    return steps.count(plan.train_tokens if plan.stop_tokens is None else min(plan.stop_tokens, plan.train_tokens))
+
+
+def is_finished(out: Path, settings: Settings) -> bool:
+    """Whether the run in a folder has come as far as these settings want, and its model is written.
+
+    One that was stopped at `train.stop_tokens` is not, if it is now to go further.
+    """
+    if not ((out / "model" / "config.json").is_file() and (out / "settings.json").is_file()):
+        return False
+    path = out / "metrics.jsonl"
+    ends = [event.get("step", 0) for event in metrics.read(path) if event["event"] == "end"] if path.is_file() else []
+    return not ends or ends[-1] >= steps_to_take(settings)
 
 
 def micro_batch(batch_tokens: int, context_length: int, device: torch.device) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from daybreak.data.steps import indivisible
+from daybreak.data.steps import indivisible, ramp_problem
 from daybreak.model.config import GPTConfig
 
 
@@ -28,9 +28,15 @@ class TrainSettings:
     """How to train. Tokens are the unit of batch size and duration."""
 
     train_tokens: int = 10_000_000_000
-    """How many tokens to train on, over as many epochs as that takes."""
+    """How many tokens to train on, over as many epochs as that takes; the schedules are laid out for them."""
+    stop_tokens: int | None = None
+    """Stop, evaluate and write the model after so many tokens, with the schedules as they are; none goes on to train_tokens."""
     batch_tokens: int = 524_288
     """How many tokens make one step of the optimizer, on all devices together."""
+    batch_start_tokens: int | None = None
+    """How many the first step has, where the batch is to grow; it grows by multiples of this. none keeps batch_tokens throughout."""
+    batch_ramp_tokens: int = 0
+    """Over how many tokens the batch grows, in a straight line, from batch_start_tokens to batch_tokens."""
     micro_batch: int | None = None
     """How many sequences one device computes at once; none chooses. The result does not depend on it, but for rounding."""
     learning_rate: float = 6e-4
@@ -61,7 +67,7 @@ class TrainSettings:
         for name in ("train_tokens", "batch_tokens"):
             if (value := getattr(self, name)) < 1:
                 yield name, f"wanted at least 1, came {value}"
-        for name in ("micro_batch", "decay_tokens"):
+        for name in ("micro_batch", "decay_tokens", "stop_tokens", "batch_start_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 yield name, f"wanted at least 1 or none, came {value}"
         for name in ("learning_rate", "epsilon"):
@@ -69,7 +75,7 @@ class TrainSettings:
                 yield name, f"wanted more than 0, came {number}"
         if not 0 <= self.seed < 2**63:
             yield "seed", f"wanted 0 or more and less than 2^63, came {self.seed}"
-        for name in ("weight_decay", "grad_clip", "warmup_tokens"):
+        for name in ("weight_decay", "grad_clip", "warmup_tokens", "batch_ramp_tokens"):
             if (number := getattr(self, name)) < 0:
                 yield name, f"wanted 0 or more, came {number}"
         if not 0 <= self.final_learning_rate <= 1:
@@ -77,6 +83,9 @@ class TrainSettings:
         for name in ("beta1", "beta2"):
             if not 0 <= (number := getattr(self, name)) < 1:
                 yield name, f"wanted 0 or more and less than 1, came {number}"
+        sound = min(self.batch_tokens, self.batch_start_tokens or 1) >= 1 and self.batch_ramp_tokens >= 0
+        if sound and (problem := ramp_problem(self.batch_tokens, self.batch_start_tokens, self.batch_ramp_tokens)):
+            yield "batch_start_tokens" if self.batch_start_tokens else "batch_ramp_tokens", problem
         decay = self.train_tokens if self.decay_tokens is None else self.decay_tokens
         if self.warmup_tokens > decay >= 1:
             end = "train_tokens" if self.decay_tokens is None else "decay_tokens"
@@ -183,14 +192,16 @@ class Settings:
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong between the parts, as (field, sentence)."""
         shape, plan = self.model, self.train
-        sizes = (plan.batch_tokens, shape.context_length, plan.micro_batch or 1)
+        first = "batch_tokens" if plan.batch_start_tokens is None else "batch_start_tokens"  # what divides it divides all that follow
+        sizes = (getattr(plan, first), shape.context_length, plan.micro_batch or 1)
         if min(sizes) >= 1 and (problem := indivisible(*sizes)):
-            yield "train.batch_tokens", problem
+            yield f"train.{first}", problem
 
 
 def decides_result(path: str) -> bool:
     """Whether a setting decides what is learned: a resumed run refuses to differ in those.
 
-    Where the data lie does not (their fingerprint is compared), nor how a batch is divided (but for rounding and dropout).
+    Where the data lie does not (their fingerprint is compared), nor how a batch is divided (but for rounding and dropout), nor where
+    the run stops on its way.
     """
-    return path.startswith(("model.", "train.")) and path != "train.micro_batch"
+    return path.startswith(("model.", "train.")) and path not in ("train.micro_batch", "train.stop_tokens")

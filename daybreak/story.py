@@ -21,7 +21,7 @@ from torch import Tensor
 from daybreak import checkpoint, config, machine, metrics
 from daybreak.corpus import Data
 from daybreak.data.batches import Ahead, Batches, validation_windows
-from daybreak.data.steps import steps_for
+from daybreak.data.steps import Steps
 from daybreak.evaluation.score import Score, compressed_bits_per_byte, score
 from daybreak.inference.sampling import PredictionFailed
 from daybreak.loading import Model, write_model
@@ -29,14 +29,14 @@ from daybreak.model import init
 from daybreak.model.attention import KERNELS
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.opening import holding, micro_batch, open_folder, resolve
+from daybreak.opening import holding, micro_batch, open_folder, resolve, steps_to_take
 from daybreak.settings import Settings
 from daybreak.stopping import Stopping
 from daybreak.training.guard import Guard, TrainingFailed
 from daybreak.training.loop import Step, train
 from daybreak.training.optimizers import make_optimizer
 from daybreak.training.precision import MixedPrecision
-from daybreak.training.schedules import warmup_cosine
+from daybreak.training.schedules import Schedule, warmup_cosine
 
 Event = dict[str, Any]
 
@@ -101,6 +101,15 @@ def score_validation(gpt: GPT, data: Data, precision: MixedPrecision, batch: int
     return score(predict, data.val, windows, data.tokenizer.byte_lengths(), device=precision.device, batch=batch)
 
 
+def learning_rates(settings: Settings) -> Schedule:
+    """The learning rate of each step: a function of the tokens trained on, laid out for all of `train_tokens`, wherever the run stops."""
+    plan = settings.train
+    steps = Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens)
+    floor = plan.learning_rate * plan.final_learning_rate
+    end = plan.decay_tokens or steps.before(steps.count(plan.train_tokens))
+    return warmup_cosine(plan.learning_rate, floor, plan.warmup_tokens, end)
+
+
 class _Story:
     """One run in memory: what it works with, and the parts of its story."""
 
@@ -124,15 +133,20 @@ class _Story:
         self.batches = Batches(
             data.train,
             context_length=shape.context_length,
-            batch_tokens=plan.batch_tokens,
-            micro_batch=plan.micro_batch or micro_batch(plan.batch_tokens, shape.context_length, device),
+            batch_tokens=Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens),
+            micro_batch=plan.micro_batch or micro_batch(plan.batch_start_tokens or plan.batch_tokens, shape.context_length, device),
             seed=plan.seed,
         )
         self.ahead = Ahead(self.batches, device)
         self.model = Model(self.gpt, data.tokenizer)
         self.metrics = metrics.MetricsFile(out / "metrics.jsonl")
-        self.steps = steps_for(plan.train_tokens, plan.batch_tokens)
+        self.steps = steps_to_take(settings)
         self.done = 0
+
+    @property
+    def tokens(self) -> int:
+        """Trained on so far."""
+        return self.batches.steps.before(self.done)
 
     def tell(self, stopping: Stopping, new: bool) -> Iterator[Event]:
         """The whole story."""
@@ -156,8 +170,8 @@ class _Story:
         plan = {
             **self.facts,
             "steps": self.steps,
-            "train_tokens": self.steps * self.batches.batch_tokens,
-            "epochs": round(self.steps * self.batches.sequences / self.batches.windows, 2),
+            "train_tokens": (tokens := self.batches.steps.before(self.steps)),
+            "epochs": round(tokens / self.batches.context_length / self.batches.windows, 2),
             "micro_batch": self.batches.micro_batch,
             "val_tokens": len(self.data.val),
         }
@@ -170,13 +184,7 @@ class _Story:
 
     def _train(self, stopping: Stopping) -> Iterator[Event]:
         settings, saved_at, last = self.settings, time.monotonic(), time.monotonic()
-        plan = settings.train
-        schedule = warmup_cosine(
-            plan.learning_rate,
-            plan.learning_rate * plan.final_learning_rate,
-            plan.warmup_tokens,
-            plan.decay_tokens or self.steps * self.batches.batch_tokens,
-        )
+        schedule = learning_rates(settings)
         prompts = settings.sample.prompts or ("",)
         steps = train(
             self.gpt,
@@ -185,7 +193,7 @@ class _Story:
             schedule,
             steps=self.steps,
             start=self.done,
-            max_norm=plan.grad_clip,
+            max_norm=settings.train.grad_clip,
             precision=self.precision,
             guard=self.guard,
         )
@@ -195,7 +203,7 @@ class _Story:
             if self._passes(settings.eval.every_tokens):
                 yield self._evaluate(settings.eval.tokens)
             if self._passes(settings.sample.every_tokens):
-                turn = self.done * self.batches.batch_tokens // settings.sample.every_tokens - 1  # the same after a resume
+                turn = self.tokens // settings.sample.every_tokens - 1  # the same after a resume
                 yield self._sample(prompts[turn % len(prompts)], turn)
             if stopping.signal is not None:
                 return
@@ -227,14 +235,13 @@ class _Story:
 
     def _passes(self, every: int) -> bool:
         """Whether the step just done has crossed a multiple of `every` tokens; the end of the run has its own evaluation."""
-        now = self.done * self.batches.batch_tokens
-        return self.done < self.steps and now // every > (now - self.batches.batch_tokens) // every
+        return self.done < self.steps and self.tokens // every > self.batches.steps.before(self.done - 1) // every
 
     def _step_event(self, step: Step, seconds: float) -> Event:
         loss, grad_norm = float(step.loss), float(step.grad_norm)
         if not step.accepted:
             return self._event("skip", reason="the loss or the gradient was not finite", loss=loss, grad_norm=grad_norm)
-        speed = self.batches.batch_tokens / seconds
+        speed = self.batches.steps.batch(step.number) / seconds
         return self._event("step", loss=loss, learning_rate=step.learning_rate, grad_norm=grad_norm, tokens_per_second=round(speed, 1))
 
     def _evaluate(self, most_tokens: int | None) -> Event:
@@ -254,7 +261,7 @@ class _Story:
         path = checkpoint.save(
             self.out,
             step=self.done,
-            tokens=self.done * self.batches.batch_tokens,
+            tokens=self.tokens,
             model=self.gpt,
             optimizer=self.optimizer,
             state={
@@ -266,7 +273,7 @@ class _Story:
         return self._event("checkpoint", path=str(path), seconds=round(time.monotonic() - started, 3))
 
     def _event(self, kind: str, **values: Any) -> Event:
-        event = {"event": kind, "step": self.done, "tokens": self.done * self.batches.batch_tokens, "time": round(time.time(), 3), **values}
+        event = {"event": kind, "step": self.done, "tokens": self.tokens, "time": round(time.time(), 3), **values}
         self.metrics.write(event)
         return event
 

@@ -119,7 +119,7 @@ def test_a_finished_run_opens_as_a_model_with_the_last_weights(straight):
     saved = load_file(from_checkpoint / "model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in finished.gpt.state_dict().items())
     assert isinstance("".join(finished.write("The sun", max_tokens=5, seed=0)), str)
-    assert opening.is_finished(straight)
+    assert opening.is_finished(straight, settings_for(straight))
 
 
 def test_python_s_door(data_dir, tmp_path):
@@ -175,7 +175,7 @@ def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(data_dir, straight, 
     assert signal.getsignal(number) is before
     assert kinds[-2:] == [("checkpoint", step), ("stop", step)]
     assert (last["reason"], last["signal"]) == (number.name, number)
-    assert not opening.is_finished(tmp_path / "run")
+    assert not opening.is_finished(tmp_path / "run", settings)
     assert db.load(tmp_path / "run", device="cpu").config.vocab_size == 257  # what there is can be opened
     kinds, last = until(settings, tmp_path / "run", 0, None)
     assert kinds[:2] == [("resume", step), ("step", step + 1)]

@@ -22,14 +22,15 @@ def plan(
 ) -> None:
     """Show what a run would be: size, work, memory, and every setting. Runs nothing."""
     from daybreak.config import describe, to_dict
-    from daybreak.data.steps import steps_for
+    from daybreak.data.steps import Steps
     from daybreak.model.flops import flops_per_token, parameter_count
 
     settings, _ = request(recipe, edits or [], None)
     settings, vocabulary = _with_vocabulary(settings)
     parameters, per_token = parameter_count(settings.model), flops_per_token(settings.model)
-    steps = steps_for(settings.train.train_tokens, settings.train.batch_tokens)
-    tokens = steps * settings.train.batch_tokens
+    grow = Steps(settings.train.batch_tokens, settings.train.batch_start_tokens, settings.train.batch_ramp_tokens)
+    steps = grow.count(settings.train.train_tokens)
+    tokens = grow.before(steps)
     values: dict[str, Any] = {
         "recipe": settings.recipe,
         "parameters": parameters,

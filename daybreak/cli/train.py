@@ -42,7 +42,7 @@ def train(
     from daybreak import opening, story
     from daybreak.cli.progress import Quiet, watching
 
-    if opening.is_finished(folder):
+    if opening.is_finished(folder, settings):
         opening.check_folder(folder, settings)
         speak.say(f"{folder} is finished; `daybreak sample {folder}` lets it write, another --out begins a new run")
         if as_json:
@@ -86,13 +86,13 @@ def request(recipe: str, edits: list[str], out: Path | None) -> tuple[Settings, 
             settings = recipe_settings(recipe)
         except config.ConfigError as error:
             settings, wrong = Settings(), error.problems
-        folder = out or Path("runs") / recipe
         if wrong:  # the edits may be wrong too, and all is told at once
             try:
                 config.edit(settings, edits)
             except config.ConfigError as error:
                 wrong = wrong + error.problems
             raise config.ConfigError(wrong)
+        folder = out or Path("runs") / settings.recipe
     return config.edit(settings, edits), folder
 
 

@@ -1,8 +1,8 @@
 """Batches as a pure function of the step: `batches[step]` needs no loader, no worker and no state.
 
 Training text is cut into windows of context_length + 1 tokens that overlap by one, so that every token is predicted once. An epoch
-visits each window once, in an order that depends on the seed and the epoch only. Step s takes the next `sequences` windows of
-that order; rank r takes its share of them. To resume is to index, and any number of devices sees the same global batches.
+visits each window once, in an order that depends on the seed and the epoch only. Each step takes the next windows of that order, as
+many as its batch holds; rank r takes its share of them. To resume is to index, and any number of devices sees the same global batches.
 
 B sequences in a micro-batch, T context_length.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daybreak.data.order import Permutation
-from daybreak.data.steps import indivisible
+from daybreak.data.steps import Steps, indivisible
 
 
 class Batch(NamedTuple):
@@ -49,7 +49,7 @@ class Batches:
         tokens: Tokens,
         *,
         context_length: int,
-        batch_tokens: int,
+        batch_tokens: int | Steps,
         micro_batch: int,
         seed: int = 0,
         rank: int = 0,
@@ -57,11 +57,13 @@ class Batches:
     ) -> None:
         """Raises ValueError if the text is too short for a window, or the batch cannot be divided as asked.
 
-        `batch_tokens` counts all ranks; `micro_batch` is the number of sequences that one device computes at once.
+        `batch_tokens` counts all ranks, and is Steps where the batch grows; `micro_batch` is the number of sequences that one device
+        computes at once.
         """
-        self.context_length, self.batch_tokens, self.micro_batch = context_length, batch_tokens, micro_batch
+        self.steps = batch_tokens if isinstance(batch_tokens, Steps) else Steps(batch_tokens)
+        self.context_length, self.micro_batch = context_length, micro_batch
         self.rank, self.world_size, self.seed = rank, world_size, seed
-        if problem := indivisible(batch_tokens, context_length, micro_batch, world_size):
+        if problem := indivisible(self.steps.start_tokens, context_length, micro_batch, world_size):
             raise ValueError(f"batch_tokens: {problem}")
         self.windows = (len(tokens) - 1) // context_length
         if self.windows < 1:
@@ -70,16 +72,15 @@ class Batches:
                 f"context_length = {context_length}; add text or set model.context_length lower"
             )
         self._tokens = tokens
-        self.sequences = batch_tokens // context_length
 
     def tokens_after(self, step: int) -> int:
         """How many tokens have been trained on when `step` is done."""
-        return (step + 1) * self.batch_tokens
+        return self.steps.before(step + 1)
 
     def __getitem__(self, step: int) -> list[Batch]:
         """This rank's micro-batches at `step`, in host memory."""
-        share = self.sequences // self.world_size
-        first = step * self.sequences + self.rank * share
+        share = self.steps.batch(step) // self.context_length // self.world_size
+        first = self.steps.before(step) // self.context_length + self.rank * share
         windows = self.window_numbers(np.arange(first, first + share, dtype=np.int64))
         taken = self._tokens.windows(windows * self.context_length, self.context_length + 1)
         ids = torch.from_numpy(taken.astype(np.int64))  # (share, T + 1)

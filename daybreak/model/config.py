@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from daybreak.config import ConfigError, closest
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -121,7 +123,7 @@ SIZES: dict[str, dict[str, GPTConfig]] = {
     },
 }
 
-# The papers' names for the sizes, besides the counts.
+# Other names of the sizes: the papers', and counts as people round them.
 ALIASES: dict[str, dict[str, str]] = {
     "gpt2": {
         "small": "124m",
@@ -130,8 +132,19 @@ ALIASES: dict[str, dict[str, str]] = {
         "xl": "1558m",
         "117m": "124m",
         "345m": "355m",
+        "350m": "355m",
         "762m": "774m",
         "1542m": "1558m",
+        "1.5b": "1558m",
     },
-    "gpt3": {"small": "125m", "medium": "350m", "large": "760m", "xl": "1.3b"},
+    "gpt3": {"small": "125m", "medium": "350m", "large": "760m", "xl": "1.3b", "davinci": "175b"},
 }
+
+
+def size_name(family: str, name: str) -> str:
+    """A size by any of its names -> its name in SIZES. Raises ConfigError with the nearest for one that is none."""
+    known = ALIASES[family].get(name.lower(), name.lower())
+    if known not in SIZES[family]:
+        hint = closest(name, [*SIZES[family], *ALIASES[family]])
+        raise ConfigError([f"{name}: no such size of {family}{hint + ' There' if hint else '; there'} are {', '.join(SIZES[family])}"])
+    return known

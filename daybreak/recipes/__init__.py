@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from daybreak import config
-from daybreak.recipes import demo, gpt2
+from daybreak.recipes import demo, gpt2, gpt3
 from daybreak.settings import Settings
 
 RECIPES: dict[str, Callable[[], Settings]] = {
     "demo": demo.demo,
-    **{f"gpt2.{name}": (lambda name=name: gpt2.size(name)) for name in gpt2.SIZES},  # type: ignore[misc]
+    **{f"gpt2.{name}": partial(gpt2.size, name) for name in gpt2.SIZES},
+    **{f"gpt3.{name}": partial(gpt3.size, name) for name in gpt3.SIZES},
 }
+
+ALIASES: dict[str, str] = {
+    **{f"gpt2.{alias}": f"gpt2.{name}" for alias, name in gpt2.ALIASES.items()},
+    **{f"gpt3.{alias}": f"gpt3.{name}" for alias, name in gpt3.ALIASES.items()},
+}
+"""Other names of recipes, as the papers and their readers have them."""
 
 
 def recipe_settings(name: str) -> Settings:
-    """The settings of a recipe by name, such as `gpt2.124m`. Raises ConfigError with the nearest name for one that is not there."""
-    if name not in RECIPES:
+    """The settings of a recipe by name, such as `gpt2.124m` or `gpt3.xl`. Raises ConfigError with the nearest name for one not there."""
+    lower = name.lower()
+    known = ALIASES.get(lower, lower)
+    if known not in RECIPES:
         kind = "recipe, and no run's folder" if "/" in name else "recipe"
-        hint = f"{config.closest(name, RECIPES)} There are" if config.closest(name, RECIPES) else "; there are"
-        raise config.ConfigError([f"{name}: no such {kind}{hint} {', '.join(RECIPES)}"])
-    return RECIPES[name]()
+        hint = config.closest(lower, [*RECIPES, *ALIASES])
+        raise config.ConfigError([f"{name}: no such {kind}{hint + ' There' if hint else '; there'} are {', '.join(RECIPES)}"])
+    return RECIPES[known]()
 
 
-__all__ = ["RECIPES", "demo", "gpt2", "recipe_settings"]
+__all__ = ["ALIASES", "RECIPES", "demo", "gpt2", "gpt3", "recipe_settings"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daybreak.data.batches import Ahead, Batches, validation_windows
-from daybreak.data.steps import indivisible, largest_micro_batch, steps_for
+from daybreak.data.steps import Steps, indivisible, largest_micro_batch
 
 CPU = torch.device("cpu")
 
@@ -150,8 +150,21 @@ def test_a_micro_batch_is_the_largest_that_divides(sequences, most):
     assert not any(sequences % larger == 0 for larger in range(chosen + 1, most + 1))
 
 
-def test_steps_are_rounded_up():
-    assert [steps_for(tokens, 64) for tokens in (1, 64, 65, 640)] == [1, 1, 2, 10]
+# --- a batch that grows ------------------------------------------------------------------------------------------------------
+
+
+@given(levels=st.integers(1, 6), ramp=st.integers(0, 400), windows=st.integers(1, 60), seed=st.integers(0, 3), world=st.sampled_from([1, 2]))
+def test_while_the_batch_grows_the_windows_come_in_the_same_order(levels, ramp, windows, seed, world):
+    growing = Steps(levels * 16, 16, max(ramp, 1)) if levels > 1 else Steps(16)
+    length = windows * 8 + 1
+    ranks = [
+        Batches(Numbers(length), context_length=8, batch_tokens=growing, micro_batch=1, seed=seed, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    steady = batches(length, sequences=1, micro_batch=1, seed=seed)
+    seen = [rows(rank[step]) for step in range(12) for rank in ranks]
+    assert torch.equal(torch.cat(seen), torch.cat([rows(steady[step]) for step in range(growing.before(12) // 8)]))
+    assert [ranks[0].tokens_after(step) for step in range(12)] == [growing.before(step + 1) for step in range(12)]
 
 
 # --- reading ahead -----------------------------------------------------------------------------------------------------------
