@@ -1,6 +1,6 @@
-"""The machine under the run: device, precision, threads, memory, seeds, rank, and the peak speed of known devices.
+"""The machine under the run: device, precision, threads, memory, seeds, rank, and its peak speed.
 
-Nothing is guessed: a device whose peak is not in the table has none, and a share of peak is then "unknown".
+Nothing is guessed: a device that is not in the table of `devices.py` has no peak, and a share of peak is then "unknown".
 """
 
 from __future__ import annotations
@@ -16,25 +16,9 @@ from typing import Any, Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from daybreak import devices
 
-# Dense bf16 (or fp16 tensor-core, for the two without bf16) peaks in FLOP/s from the vendors' datasheets, by a part of the device's name.
-# The first row that matches counts, so the longer names stand first.
-PEAK_FLOPS: tuple[tuple[str, float], ...] = (
-    ("H200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("H100", 989e12),
-    ("B200", 2250e12),
-    ("A100", 312e12),
-    ("A10G", 125e12),
-    ("L40S", 362e12),
-    ("L4", 121e12),
-    ("RTX 4090", 165e12),
-    ("RTX 3090", 71e12),
-    ("V100", 125e12),
-    ("T4", 65e12),
-)
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -131,8 +115,8 @@ def seed_everything(seed: int) -> None:
 
 def peak_flops(device: torch.device) -> float | None:
     """The device's dense 16-bit peak in FLOP/s, or None where the table does not know it."""
-    name = device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS if part in name), None) if device.type == "cuda" else None
+    known = devices.reported(device_name(device)) if device.type == "cuda" else None
+    return None if known is None else known.peak_flops
 
 
 def device_name(device: torch.device) -> str:
