@@ -21,11 +21,12 @@ class WithSettings(TyperCommand):
         """The usual help, then the settings."""
         super().format_help(ctx, formatter)
         from daybreak.config import describe
-        from daybreak.recipes import RECIPES
+        from daybreak.recipes import ALIASES, RECIPES
         from daybreak.settings import Settings
 
         with formatter.section("Recipes"):
             formatter.write_text(", ".join(RECIPES))
+            formatter.write_text(f"Other names of these: {', '.join(ALIASES)}")
         with formatter.section("Settings (path=value)"):
             formatter.write_dl([(f"{row.path}={written(row.value)}", row.sentence) for row in describe(Settings())])
 

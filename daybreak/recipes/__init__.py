@@ -28,7 +28,9 @@ def recipe_settings(name: str) -> Settings:
     known = ALIASES.get(lower, lower)
     if known not in RECIPES:
         kind = "recipe, and no run's folder" if "/" in name else "recipe"
-        hint = config.closest(lower, [*RECIPES, *ALIASES])
+        names = [*RECIPES, *ALIASES]
+        family = [known for known in names if known.partition(".")[0] == lower.partition(".")[0]]
+        hint = config.closest(lower, family) or config.closest(lower, names)
         raise config.ConfigError([f"{name}: no such {kind}{hint + ' There' if hint else '; there'} are {', '.join(RECIPES)}"])
     return RECIPES[known]()
 
