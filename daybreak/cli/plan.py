@@ -1,8 +1,9 @@
-"""`daybreak plan`: what a run would be. Runs nothing."""
+"""`daybreak plan`: what a run would be and what it would need. Runs nothing."""
 
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,47 +13,158 @@ from daybreak.cli import speak
 from daybreak.cli.train import request, written
 
 if TYPE_CHECKING:
+    from daybreak.planning import Fleet, Plan
     from daybreak.settings import Settings
 
 
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe such as demo or gpt2.124m, or the folder of a run.")],
     edits: Annotated[list[str] | None, typer.Argument(metavar="path=value", help="Settings that differ from the recipe's.")] = None,
+    gpus: Annotated[str | None, typer.Option(metavar="NxNAME", help="The devices to plan for, such as h100 or 8xh100.")] = None,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="The share of their peak that the devices reach (MFU); 0.4 unless given, published trainers reach 0.35 to 0.6.",
+        ),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(metavar="DOLLARS", help="What an hour of one device costs; an assumed price unless given.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
 ) -> None:
-    """Show what a run would be: size, work, memory, and every setting. Runs nothing."""
-    from daybreak.config import describe, to_dict
-    from daybreak.data.steps import Steps
-    from daybreak.model.flops import flops_per_token, parameter_count
+    """Show what a run would be and need: size, work, memory, time, cost, and every setting. Runs nothing."""
+    from daybreak import planning
+    from daybreak.config import ConfigError, describe, to_dict
 
-    settings, _ = request(recipe, edits or [], None)
+    problems: list[str] = []
+    fleet = _fleet(gpus, utilisation, price, problems)
+    try:
+        settings, _ = request(recipe, edits or [], None)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems]) from None
+    if problems:
+        raise ConfigError(problems)
     settings, vocabulary = _with_vocabulary(settings)
-    parameters, per_token = parameter_count(settings.model), flops_per_token(settings.model)
-    grow = Steps(settings.train.batch_tokens, settings.train.batch_start_tokens, settings.train.batch_ramp_tokens)
-    steps = grow.count(settings.train.train_tokens)
-    tokens = grow.before(steps)
-    values: dict[str, Any] = {
-        "recipe": settings.recipe,
-        "parameters": parameters,
-        "flops_per_token": per_token,
-        "flops": per_token * tokens,
-        "steps": steps,
-        "train_tokens": tokens,
-        # fp32 weights, gradients and AdamW's two moments; activations come on top
-        "memory_bytes": 16 * parameter_count(settings.model, padded=True),
-        "seconds": None,
-        "cost": None,
-        "settings": to_dict(settings),
+    made = planning.plan(settings, fleet)
+    every = (f"{row.path} = {written(row.value)}\n    {row.sentence} ({row.wanted})" for row in describe(settings))
+    text = "\n".join([f"{settings.recipe}: {made.parameters:,} parameters{vocabulary}", *_table(made, settings), "", *every])
+    speak.result({"recipe": settings.recipe, **_values(made), "settings": to_dict(settings)}, as_json, text)
+
+
+def _fleet(gpus: str | None, utilisation: float | None, price: float | None, problems: list[str]) -> Fleet | None:
+    """The devices that the options name; what is wrong with them is added to `problems`."""
+    from daybreak import devices, planning
+
+    if gpus is None:
+        given = {"--utilisation": utilisation, "--price": price}
+        problems += [f"{name}: wanted --gpus too, such as --gpus 8xh100; came none" for name, value in given.items() if value is not None]
+        return None
+    try:
+        count, device = devices.parse(gpus)
+    except ValueError as error:
+        problems.append(f"--gpus: {error}")
+        count, device = 1, devices.DEVICES[0]  # the other options may be wrong too, and all is told at once
+    fleet = planning.Fleet(count, device, planning.UTILISATION if utilisation is None else utilisation, price)
+    problems += [f"--{name}: {problem}" for name, problem in fleet.problems()]
+    return fleet
+
+
+def _values(made: Plan) -> dict[str, Any]:
+    """The plan as JSON."""
+    placed, fleet = made.placement, made.fleet
+    return {
+        "parameters": made.parameters,
+        "flops_per_token": made.flops_per_token,
+        "flops": made.flops,
+        "flops_per_token_6n": made.flops_per_token_6n,
+        "flops_6n": made.flops_6n,
+        "steps": made.steps,
+        "train_tokens": made.tokens,
+        "memory_bytes": placed.memory.total,
+        "memory": dataclasses.asdict(placed.memory),
+        "layout": placed.layout,
+        "micro_batch": placed.micro_batch,
+        "checkpointing": placed.checkpointing,
+        "devices": None if fleet is None else fleet.count,
+        "device": None if fleet is None else fleet.device.name,
+        "device_memory_bytes": None if fleet is None else fleet.device.memory_bytes,
+        "fits": made.fits,
+        "fewest_devices": made.fewest_devices,
+        "tokens_per_second": made.tokens_per_second,
+        "seconds": made.seconds,
+        "cost": made.cost,
+        "utilisation": None if fleet is None else fleet.utilisation,
+        "price": None if fleet is None else fleet.price,
+        "notes": list(made.notes),
     }
-    lines = [
-        f"{settings.recipe}: {parameters:,} parameters{vocabulary}",
-        f"training  {tokens:,} tokens in {steps:,} steps of {settings.train.batch_tokens:,}",
-        f"work      {per_token:.4g} FLOP a token (6N + 12LCT), {per_token * tokens:.4g} in all",
-        f"memory    {values['memory_bytes'] / 1e9:.2f} GB for weights, gradients and optimizer; activations come on top",
-        "",
-        *(f"{row.path} = {written(row.value)}\n    {row.sentence} ({row.wanted})" for row in describe(settings)),
+
+
+def _table(made: Plan, settings: Settings) -> list[str]:
+    """The plan in a few lines."""
+    train, placed, memory, fleet = settings.train, made.placement, made.placement.memory, made.fleet
+    grows = f", growing from {train.batch_start_tokens:,} over {train.batch_ramp_tokens:,} tokens" if train.batch_ramp_tokens else ""
+    weights = "weights gathered for use" if placed.layout == "sharded" else "weights in 16 bits"
+    of = (
+        ""
+        if fleet is None
+        else f" of the {_size(fleet.device.memory_bytes)} of {'the' if fleet.count == 1 else 'each'} {fleet.device.name}"
+    )
+    at_once = "one sequence at a time" if placed.micro_batch == 1 else f"{placed.micro_batch:,} sequences at a time"
+    rows = [
+        ("training", f"{made.tokens:,} tokens in {made.steps:,} steps of {train.batch_tokens:,}{grows}"),
+        ("work", f"{made.flops_per_token:.4g} FLOP a token, {made.flops:.4g} in all, by 6N + attention, as MFU counts"),
+        ("", f"{made.flops_per_token_6n:.4g} FLOP a token, {made.flops_6n:.4g} in all, by 6N, as the GPT-3 paper counts"),
+        ("memory", f"{_size(memory.total)}{of or ' on one device'}, {at_once}"),
+        ("", f"{_size(memory.states)} weights, gradients and AdamW's two moments in fp32, 16 bytes a parameter"),
+        ("", f"{_size(memory.weights)} {weights}, {_size(memory.activations)} activations, {_size(memory.logits)} logits"),
     ]
-    speak.result(values, as_json, "\n".join(lines))
+    if fleet is None or made.seconds is None or made.cost is None:
+        return _rows([*rows, ("time", "unknown, and so the cost: name the devices, such as --gpus 8xh100")])
+    peak = f"{fleet.count:,} x {fleet.device.peak_flops / 1e12:,.0f} TFLOP/s"
+    price = f"${fleet.price:,.2f} ({'assumed; --price sets another' if fleet.dollars_per_hour is None else 'as given'})"
+    reached = f"{fleet.utilisation:.3g} of the peak of {peak} (--utilisation sets another share)"
+    return _rows(
+        [
+            *rows,
+            ("layout", _layout(made, fleet)),
+            ("time", f"{_duration(made.seconds)}, {made.tokens_per_second:,.0f} tokens a second, by 6N + attention at {reached}"),
+            ("cost", f"${made.cost:,.{2 if made.cost < 100 else 0}f}: {made.seconds / 3600 * fleet.count:,.1f} device-hours at {price}"),
+            *(("note", note) for note in made.notes),
+        ]
+    )
+
+
+def _rows(rows: list[tuple[str, str]]) -> list[str]:
+    """Name and text side by side, the text folded under itself."""
+    return [
+        textwrap.fill(text, 110, initial_indent=f"{name:10}", subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False)
+        for name, text in rows
+    ]
+
+
+def _layout(made: Plan, fleet: Fleet) -> str:
+    told = {
+        "one device": f"one {fleet.device.name}",
+        "copies": f"a copy of the model on each of {fleet.count:,} {fleet.device.name}, which share the batch (ddp)",
+        "sharded": f"weights, gradients and moments divided among {fleet.count:,} {fleet.device.name} (fsdp)",
+    }[made.placement.layout]
+    if made.placement.checkpointing:
+        told += "; blocks keep only their inputs and are computed again (activation checkpointing)"
+    if made.placement.layout == "sharded" and made.fits:
+        told += f"; {made.fewest_devices:,} of them would hold it"
+    return told
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.1f} seconds"
 
 
 def _with_vocabulary(settings: Settings) -> tuple[Settings, str]:

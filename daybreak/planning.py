@@ -1,0 +1,257 @@
+"""What a run would need: work, memory, a layout over devices, time and cost. Arithmetic on the settings; nothing runs, no torch.
+
+`--gpus 8xh100` becomes a `Fleet`; `plan(settings, fleet)` is everything that can be said before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from daybreak.data.steps import Steps
+from daybreak.devices import Device
+from daybreak.model import memory as bytes_of
+from daybreak.model.config import GPTConfig
+from daybreak.model.flops import flops_per_token, flops_per_token_6n, parameter_count
+from daybreak.settings import Settings
+
+UTILISATION = 0.4
+"""The share of their peak that devices are taken to reach (MFU). Published PyTorch trainers reach 0.45 to 0.6 on A100 and 0.35 to 0.43 on
+H100 at 125M to 1.3B (llm-foundry, scripts/train/benchmarking); PaLM 540B reached 0.46 (its paper, table 3)."""
+
+_SMALL = 50_000_000  # parameters; what is published, and measured with, begins at 124M
+
+USABLE = 0.9
+"""The share of a device's memory that tensors can fill; CUDA, the links between devices and gaps between tensors take the rest. Assumed."""
+
+Layout = Literal["one device", "copies", "sharded"]
+"""copies: each device has the whole model and a share of the batch (ddp). sharded: weights, gradients, moments are divided too (fsdp)."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The devices to plan for, and what is assumed of them."""
+
+    count: int
+    device: Device
+    utilisation: float = UTILISATION
+    dollars_per_hour: float | None = None
+    """For one device; none takes the table's."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with these values, as (field, sentence)."""
+        if not 0 < self.utilisation <= 1:
+            yield "utilisation", f"wanted a share of the devices' peak, more than 0 and at most 1, came {self.utilisation:g}"
+        if self.dollars_per_hour is not None and not 0 <= self.dollars_per_hour < 1e9:
+            yield "price", f"wanted dollars for an hour of one device, 0 or more, came {self.dollars_per_hour:g}"
+
+    @property
+    def flops_per_second(self) -> float:
+        """What all devices together are taken to compute."""
+        return self.count * self.device.peak_flops * self.utilisation
+
+    @property
+    def price(self) -> float:
+        """Dollars for an hour of one device."""
+        return self.device.dollars_per_hour if self.dollars_per_hour is None else self.dollars_per_hour
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device, by what takes them."""
+
+    states: int
+    """fp32 weights, gradients and AdamW's two moments; under sharding one device's share."""
+    weights: int
+    """The 16-bit copies that are computed with; under sharding what is gathered at once, with its gradient."""
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All at the peak."""
+        return self.states + self.weights + self.activations + self.logits
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the model lies on the devices, and what that takes of each."""
+
+    layout: Layout
+    micro_batch: int
+    """Sequences that one device computes at once."""
+    checkpointing: bool
+    """Whether blocks keep only their inputs and are computed again in backward."""
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run on paper. What depends on the devices is None without them."""
+
+    parameters: int
+    flops_per_token: int
+    flops_per_token_6n: int
+    steps: int
+    tokens: int
+    placement: Placement
+    fleet: Fleet | None = None
+    fits: bool | None = None
+    fewest_devices: int | None = None
+    """How many of these would hold the model at all, sharded; None if no number would."""
+    notes: tuple[str, ...] = ()
+    """What stands in the way, and the way out; one line each."""
+
+    @property
+    def flops(self) -> int:
+        """Operations in all by "6N + attention", from which the time follows."""
+        return self.flops_per_token * self.tokens
+
+    @property
+    def flops_6n(self) -> int:
+        """Operations in all by "6N"."""
+        return self.flops_per_token_6n * self.tokens
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """On all devices together, as if the batch divided evenly among them."""
+        return None if self.fleet is None else self.fleet.flops_per_second / self.flops_per_token
+
+    @property
+    def seconds(self) -> float | None:
+        """FLOPs / (devices x peak x utilisation). Utilisation is MFU, in which computing blocks again counts as waiting; evaluation and
+        checkpoints are not in it."""
+        return None if self.fleet is None else self.flops / self.fleet.flops_per_second
+
+    @property
+    def cost(self) -> float | None:
+        """Dollars: time x devices x price."""
+        return None if self.fleet is None or self.seconds is None else self.seconds / 3600 * self.fleet.count * self.fleet.price
+
+
+def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
+    """The plan of a run whose vocabulary is known. Without devices: one of unlimited memory, one sequence at a time."""
+    shape, train = settings.model, settings.train
+    steps = Steps(train.batch_tokens, train.batch_start_tokens, train.batch_ramp_tokens)
+    count = steps.count(min(train.train_tokens, train.stop_tokens or train.train_tokens))
+    wide = 4 if settings.machine.precision == "fp32" else 2
+    rule = _Rule(shape, wide, square=settings.machine.attention == "plain")
+    made = Plan(
+        parameters=parameter_count(shape),
+        flops_per_token=flops_per_token(shape),
+        flops_per_token_6n=flops_per_token_6n(shape),
+        steps=count,
+        tokens=steps.before(count),
+        placement=rule.place("one device", 1, train.micro_batch or 1, checkpointing=False),
+    )
+    if fleet is None:
+        return made
+    full, first = train.batch_tokens // shape.context_length, steps.batch(0) // shape.context_length
+    placement, fits = rule.best(fleet, _choices(train.micro_batch, full, first, fleet.count))
+    fewest = rule.fewest(fleet.device)
+    notes = [] if fits else [_way_out(placement, fleet, fewest)]
+    notes += _dividing(full, first, fleet.count, shape.context_length, train.micro_batch or 1)
+    if fleet.utilisation == UTILISATION and made.parameters < _SMALL:
+        notes.append(f"a model of {made.parameters / 1e6:.1f} million parameters fills no such device: expect far less than {UTILISATION}")
+    if settings.machine.precision == "fp32":
+        notes.append("machine.precision=fp32 is many times slower; time and cost are for 16-bit matrix products, as auto computes them")
+    if placement.layout != "one device" or placement.checkpointing:
+        notes.append("this is arithmetic: `daybreak train` computes on one device so far, and keeps all activations")
+    return replace(made, placement=placement, fleet=fleet, fits=fits, fewest_devices=fewest, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a model takes of a device, for each way to place it."""
+
+    shape: GPTConfig
+    wide: int
+    square: bool
+
+    def place(self, layout: Layout, devices: int, micro_batch: int, checkpointing: bool) -> Placement:
+        states = bytes_of.state_bytes(self.shape)
+        sharded = layout == "sharded"
+        return Placement(
+            layout,
+            micro_batch,
+            checkpointing,
+            Memory(
+                states=-(-states // devices) if sharded else states,
+                weights=bytes_of.gathered_bytes(self.shape, self.wide) if sharded else bytes_of.cast_bytes(self.shape, self.wide),
+                activations=bytes_of.activation_bytes(self.shape, micro_batch, self.wide, self.square, checkpointing),
+                logits=bytes_of.logits_bytes(self.shape, micro_batch),
+            ),
+        )
+
+    def best(self, fleet: Fleet, micro_batches: list[int]) -> tuple[Placement, bool]:
+        """The simplest layout that fits, with the largest micro-batch that does; else the smallest there is, and False.
+
+        Copies before shards, since they talk less; either before computing blocks again, which costs a third more work.
+        """
+        layouts: tuple[Layout, ...] = ("copies", "sharded") if fleet.count > 1 else ("one device",)
+        room = USABLE * fleet.device.memory_bytes
+        for checkpointing in (False, True):
+            for layout in layouts:
+                for size in micro_batches:
+                    placement = self.place(layout, fleet.count, size, checkpointing)
+                    if placement.memory.total <= room:
+                        return placement, True
+        return self.place(layouts[-1], fleet.count, micro_batches[-1], checkpointing=True), False
+
+    def fewest(self, device: Device) -> int | None:
+        """How many devices hold the model, one sequence at a time and blocks computed again; None if no number does."""
+        room = int(USABLE * device.memory_bytes)
+        if self.place("one device", 1, 1, checkpointing=True).memory.total <= room:
+            return 1
+        shard = self.place("sharded", 1, 1, checkpointing=True).memory
+        free = room - (shard.total - shard.states)
+        return max(2, -(-shard.states // free)) if free > 0 else None
+
+
+def _choices(wanted: int | None, full: int, first: int, devices: int) -> list[int]:
+    """The micro-batches to try, largest first: those that divide a device's share, of the first batch where the batch grows."""
+    if wanted is not None:
+        return [wanted]
+    share = next((sequences // devices for sequences in (first, full) if sequences % devices == 0), None)
+    if share is None:
+        return [1]
+    return [size for size in range(share, 0, -1) if share % size == 0]
+
+
+def _dividing(full: int, first: int, devices: int, context_length: int, micro_batch: int) -> Iterator[str]:
+    """Whether the batch, and the first one where it grows, divides evenly among the devices; if not, what does."""
+    full, first, unit = full // micro_batch, first // micro_batch, context_length * micro_batch
+    parts = "sequences" if micro_batch == 1 else f"micro-batches of {micro_batch} sequences"
+    if full % devices:
+        below = full // devices * devices
+        counts = " or ".join(f"{count:,}" for count in _around(devices, [count for count in range(1, full + 1) if full % count == 0]))
+        batches = " or ".join(f"{number * unit:_}" for number in (below, below + devices) if number)
+        yield (
+            f"a batch of {full:,} {parts} does not divide evenly among {devices:,} devices, and time and cost are as if it did; "
+            f"{counts} devices would do, or train.batch_tokens={batches}"
+        )
+    elif first % devices:
+        start = next(count for count in range(devices, full + 1, devices) if full % count == 0)
+        yield (
+            f"the first batch, of {first:,} {parts}, does not divide evenly among {devices:,} devices, and time and cost are as if it did; "
+            f"train.batch_start_tokens={start * unit:_} would"
+        )
+
+
+def _around(wanted: int, numbers: list[int]) -> list[int]:
+    """The nearest of ascending `numbers` below and above."""
+    below = [number for number in numbers if number < wanted]
+    above = [number for number in numbers if number > wanted]
+    return below[-1:] + above[:1]
+
+
+def _way_out(placement: Placement, fleet: Fleet, fewest: int | None) -> str:
+    """Why it does not fit, and what would."""
+    wanted, room = placement.memory.total / 1e9, USABLE * fleet.device.memory_bytes / 1e9
+    told = f"does not fit: {wanted:,.1f} GB wanted of {room:,.1f} that a {fleet.device.name} has for tensors, with all savings; "
+    if fewest is not None and fewest <= fleet.count:
+        return told + "train.micro_batch=1 fits"
+    if fewest is None:
+        return told + "no number of them would do; take a device with more memory, or set model.context_length lower"
+    return told + f"at least {fewest:,} of them, sharded, or devices with more memory"
