@@ -1,0 +1,102 @@
+"""This process among those that train one model together: its rank, and what they tell each other.
+
+Started alone it is rank 0 of 1 and every exchange is immediate. Under torchrun the decisions travel over gloo on the CPU, apart from
+the tensors of training, so they work the same on every device and wait for none. What is told is JSON: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one run. `group` carries decisions; None if this process is alone."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    group: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what only one may write."""
+        return self.rank == 0
+
+    def highest(self, *numbers: int) -> tuple[int, ...]:
+        """Position by position the highest that any process named: the same answer for all of them."""
+        if self.size == 1:
+            return numbers
+        told = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.group)
+        return tuple(told.tolist())
+
+    def total(self, *numbers: float) -> tuple[float, ...]:
+        """Position by position the sum over all processes, in fp64."""
+        if self.size == 1:
+            return numbers
+        told = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(told, group=self.group)
+        return tuple(told.tolist())
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process has to say, as JSON, in the order of ranks: the same list for all of them."""
+        if self.size == 1:
+            return [value]
+        said = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(said)]), group=self.group)
+        longest = max(int(length) for length in lengths)
+        heard = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(heard, torch.nn.functional.pad(said, (0, longest - len(said))), group=self.group)
+        return [json.loads(bytes(text[: int(length)].numpy())) for text, length in zip(heard, lengths, strict=True)]
+
+    def agree(self, value: Any) -> Any:
+        """What the leading process says, for all."""
+        return self.gather(value if self.leads else None)[0]
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            dist.barrier(group=self.group)
+
+
+ALONE = World()
+
+
+def ranks_from_environment() -> tuple[int, int, int, int]:
+    """(rank, local rank, number of processes, of them on this node), as torchrun sets them; (0, 0, 1, 1) without it."""
+    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return rank, local_rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+
+
+@contextlib.contextmanager
+def joined(device: torch.device, patience: float = 600.0) -> Iterator[World]:
+    """The world that torchrun started this process in, for the length of a with-block; ALONE without torchrun.
+
+    An exchange that waits longer than `patience` seconds fails: somebody died, or takes another path.
+    """
+    rank, local_rank, size, local_size = ranks_from_environment()
+    if size == 1:
+        yield ALONE
+        return
+    timeout = datetime.timedelta(seconds=patience)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    try:
+        yield World(rank, local_rank, size, local_size, group)
+        dist.barrier(group=group)  # gloo's threads may abort a process that leaves before the others have heard from it
+    finally:
+        dist.destroy_process_group()
