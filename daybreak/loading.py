@@ -1,4 +1,4 @@
-"""From a folder to a model that answers: a run, finished or not, or a Hugging Face folder of a GPT-2.
+"""From a folder to a model that answers, and back: a run, finished or not, or a Hugging Face folder of a GPT-2.
 
     model = load("runs/dawn")
     for piece in model.write("The sun", temperature=0.8, max_tokens=50):
@@ -12,11 +12,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from daybreak import checkpoint, config, files
@@ -29,6 +28,8 @@ from daybreak.model import hf
 from daybreak.model.config import GPTConfig
 from daybreak.model.gpt import GPT
 from daybreak.model.kv_cache import KVCache
+from daybreak.model.weights import WEIGHTS, read_weights
+from daybreak.pretrained import Pretrained, fetch, pretrained
 from daybreak.settings import Settings
 
 Reshaping = Callable[[GPT], GPT]
@@ -41,9 +42,11 @@ RESHAPINGS: dict[str, Reshaping] = {}
 class Model:
     """A model with its tokenizer. Callable as the model is: (B, T) token ids to (B, T, V) logits."""
 
-    def __init__(self, gpt: GPT, tokenizer: Tokenizer) -> None:
+    def __init__(self, gpt: GPT, tokenizer: Tokenizer, reshapings: Sequence[str] = ()) -> None:
         self.gpt = gpt.eval()
         self.tokenizer = tokenizer
+        self.reshapings = tuple(reshapings)
+        """What it has been through, by name."""
 
     @property
     def config(self) -> GPTConfig:
@@ -106,7 +109,9 @@ def load(folder: str | Path, *, device: str = "auto", reshapings: Mapping[str, R
     """
     folder = Path(folder)
     if not folder.exists():
-        raise files.FileProblem(f"{folder}: no such folder, wanted a run's folder{config.closest(folder.name, _neighbours(folder))}")
+        known = f"; `daybreak import {folder} --out RUN_DIR` brings in the published model" if pretrained(str(folder)) else ""
+        near = known or config.closest(folder.name, _neighbours(folder))
+        raise files.FileProblem(f"{folder}: no such folder, wanted a run's folder{near}")
     place = choose_device(device)
     for candidate in (folder / "model", folder):
         if (candidate / "config.json").is_file():
@@ -116,22 +121,50 @@ def load(folder: str | Path, *, device: str = "auto", reshapings: Mapping[str, R
     raise files.FileProblem(f"{folder}: wanted a run's folder or a model's, found neither settings.json nor config.json in it")
 
 
-def write_model(folder: Path, gpt: GPT, tokenizer: Tokenizer, reshapings: Sequence[str] = ()) -> None:
+def load_pretrained(published: Pretrained) -> Model:
+    """A model that OpenAI published, from our cache or the network. Raises FileProblem or TokenizerProblem, in one line."""
+    tokenizer = load_tokenizer("gpt2")  # before the weights, which take long
+    folder = fetch(published)
+    with torch.device("meta"):
+        gpt = GPT(published.config)
+    state = hf.import_state(read_weights(folder), published.config)
+    return Model(_filled(gpt, state, folder, torch.device("cpu")), tokenizer)
+
+
+def write_model(
+    folder: Path,
+    gpt: GPT,
+    tokenizer: Tokenizer,
+    reshapings: Sequence[str] = (),
+    *,
+    form: Literal["hf", "daybreak"] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Writes a finished model's folder, whole or not at all, replacing one of the same name.
 
-    A plain GPT-2 is written so that `transformers` opens it as it is; a reshaped one in our own names, with its reshapings.
+    `form`: hf is what `transformers` opens as it is; daybreak, in our own names, holds any model; None takes hf wherever it can say
+    all of the model. Raises hf.Unrepresentable, before anything is written, if it cannot be written as asked.
     """
+    if reshapings and form == "hf":
+        been = ", ".join(reshapings)
+        raise hf.Unrepresentable(f"the model was reshaped by {been}, which GPT2LMHeadModel cannot say; write it with --format daybreak")
+    if reshapings and dtype != torch.float32:
+        raise hf.Unrepresentable(f"the model was reshaped by {', '.join(reshapings)} and keeps its own number formats; leave out --dtype")
+    if form is None:
+        form = "daybreak" if reshapings or hf.unrepresentable(gpt.config) else "hf"
+    ours = {"model": config.to_dict(gpt.config), "reshapings": list(reshapings), "tokenizer": tokenizer.fingerprint}
+    if form == "hf":
+        described = hf.export_config(gpt.config, tokenizer.eot, dtype)
+        tensors = hf.export_state(gpt.state_dict(), gpt.config, dtype)
+    else:
+        described = {"model_type": "daybreak"}
+        tensors = {
+            name: (tensor if reshapings else tensor.to(dtype)).detach().cpu().contiguous() for name, tensor in gpt.state_dict().items()
+        }
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    ours = {"model": config.to_dict(gpt.config), "reshapings": list(reshapings), "tokenizer": tokenizer.fingerprint}
-    if reshapings:
-        described: dict[str, Any] = {"model_type": "daybreak"}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in gpt.state_dict().items()}
-    else:
-        described = hf.export_config(gpt.config, tokenizer.eot)
-        tensors = hf.export_state(gpt.state_dict(), gpt.config)
-    save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
     files.write_json(temporary / "config.json", {**described, "daybreak": ours})
     tokenizer.save(temporary)
     shutil.rmtree(folder, ignore_errors=True)
@@ -149,17 +182,23 @@ def _load_model(folder: Path, device: torch.device, reshapings: Mapping[str, Res
         raise files.FileProblem(f"{folder / 'config.json'}: {str(error).removeprefix('config.json: ')}") from None
     with torch.device("meta"):
         gpt = GPT(shape)
-    for name in ours.get("reshapings", ()):
+    reshaped = ours.get("reshapings", ())
+    for name in reshaped:
         if name not in reshapings:
             raise files.FileProblem(f"{folder}: was reshaped by '{name}', which is not known here{config.closest(name, reshapings)}")
         gpt = reshapings[name](gpt)
-    state = _tensors(folder / "model.safetensors")
-    if not ours.get("reshapings"):
+    state = read_weights(folder)
+    if described.get("model_type") != "daybreak":
         try:
             state = hf.import_state(state, shape)
         except ValueError as error:
-            raise files.FileProblem(f"{folder / 'model.safetensors'}: {error}") from None
-    return Model(_filled(gpt, state, folder, device), load_tokenizer(folder))
+            raise files.FileProblem(f"{folder / WEIGHTS}: {error}") from None
+    elif not reshaped:
+        state = {name: tensor.float() for name, tensor in state.items()}
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > shape.tokens:
+        raise files.FileProblem(f"{folder}: wanted a tokenizer of at most the model's {shape.tokens:,} ids, came {tokenizer.vocab_size:,}")
+    return Model(_filled(gpt, state, folder, device), tokenizer, reshaped)
 
 
 def _load_checkpoint(run: Path, device: torch.device) -> Model:
@@ -168,7 +207,7 @@ def _load_checkpoint(run: Path, device: torch.device) -> Model:
         if not checkpoint.problems(folder):
             with torch.device("meta"):
                 gpt = GPT(settings.model)
-            return Model(_filled(gpt, _tensors(folder / "model.safetensors"), folder, device), load_tokenizer(run / "tokenizer"))
+            return Model(_filled(gpt, read_weights(folder), folder, device), load_tokenizer(run / "tokenizer"))
     raise files.FileProblem(f"{run}: has no finished model and no checkpoint that verifies yet; let `daybreak train {run}` go on")
 
 
@@ -178,15 +217,6 @@ def _filled(gpt: GPT, state: dict[str, Tensor], folder: Path, device: torch.devi
     except RuntimeError as error:
         raise files.FileProblem(f"{folder}: its weights do not fit its config.json ({str(error).splitlines()[-1].strip()})") from None
     return gpt.to(device)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise files.FileProblem(f"{path}: wanted the model's weights, found nothing there") from None
-    except (SafetensorError, OSError) as error:
-        raise files.FileProblem(f"{path}: cannot be read ({error})") from None
 
 
 def _neighbours(folder: Path) -> list[str]:

@@ -182,7 +182,9 @@ CASES = [
     ),
     Wrong("stopping before the first step", [*TRAIN, "train.stop_tokens=0"], [["train.stop_tokens: wanted at least 1 or none, came 0"]]),
     Wrong("no pattern", [*TRAIN, "model.attention_pattern="], [["model.attention_pattern: wanted at least one of dense, banded"]]),
-    Wrong("unknown attention", [*TRAIN, "model.attention_pattern=sparse"], [["model.attention_pattern: wanted a list of dense and banded"]]),
+    Wrong(
+        "unknown attention", [*TRAIN, "model.attention_pattern=sparse"], [["model.attention_pattern: wanted a list of dense and banded"]]
+    ),
     Wrong("warm-up beyond the end", [*TRAIN, "train.warmup_tokens=1M"], [["train.warmup_tokens: wanted at most train_tokens = 640", "32"]]),
     Wrong("a seed that no generator takes", [*TRAIN, "train.seed=1e20"], [["train.seed: wanted 0 or more and less than 2^63"]]),
     Wrong("unknown device", [*TRAIN, "machine.device=tpu"], [["machine.device: wanted auto, cpu, cuda, cuda:N or mps, came 'tpu'"]]),
@@ -399,7 +401,9 @@ CASES = [
     Wrong(
         "import of another model", ["import", "run/model", "--out", "new"], [["model_type gpt2, came 'llama'"]], foreign(model_type="llama")
     ),
-    Wrong("export in another form", ["export", "run", "--format", "gguf", "--out", "new"], [["--format: wanted hf, came 'gguf'"]]),
+    Wrong(
+        "export in another form", ["export", "run", "--format", "gguf", "--out", "new"], [["--format: wanted hf or daybreak, came 'gguf'"]]
+    ),
     Wrong("export over a file", ["export", "run", "--out", "text.jsonl"], [["text.jsonl: wanted a new or empty folder"]]),
     Wrong(
         "another kind of model",

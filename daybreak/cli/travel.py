@@ -3,48 +3,78 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from daybreak.cli import speak
 
+if TYPE_CHECKING:
+    from daybreak.loading import Model
+
+_SOURCE = "A folder with a GPT-2 in Hugging Face's form, tokenizer included; or gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2."
+
 
 def import_model(
-    source: Annotated[Path, typer.Argument(metavar="HF_DIR", help="A folder with a GPT-2 in Hugging Face's form, tokenizer included.")],
+    source: Annotated[str, typer.Argument(metavar="HF_DIR|NAME", help=_SOURCE)],
     out: Annotated[Path, typer.Option(help="The run's folder to write.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Bring in a GPT-2 that others trained, as a run's folder."""
-    _copy(source, out, out / "model", as_json)
+    """Bring in a GPT-2 that others trained, as a run's folder; one that OpenAI published by its name."""
+    from daybreak import files, loading, pretrained
+
+    _must_be_new(out)
+    published = None if Path(source).exists() else pretrained.pretrained(source)
+    if published is not None:
+        speak.say(f"fetching {published.repository}, unless it is in {files.cache_folder()}")
+        model = loading.load_pretrained(published)
+    elif Path(source).exists():
+        model = loading.load(source, device="cpu")
+    else:
+        raise files.FileProblem(f"{source}: no such folder, and no model that is known here by name{pretrained.hint(source)}")
+    _write(model, out, out / "model", None, "fp32", as_json)
 
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, finished or not.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    form: Annotated[str, typer.Option("--format", help="hf: what transformers and most other programs open.")] = "hf",
+    form: Annotated[
+        str, typer.Option("--format", help="hf: what transformers and most other programs open; daybreak: our own names, for any model.")
+    ] = "hf",
+    dtype: Annotated[str, typer.Option(help="The number format of the weights: fp32, bf16, fp16.")] = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Write a model in a form that other programs read."""
-    from daybreak import config
+    from daybreak import config, loading
+    from daybreak.model import hf
 
-    if form != "hf":
-        raise config.ConfigError([f"--format: wanted hf, came '{form}'"])
-    _copy(source, out, out, as_json)
+    _must_be_new(out)
+    wrong = []
+    if form not in ("hf", "daybreak"):
+        wrong.append(f"--format: wanted hf or daybreak, came '{form}'{config.closest(form, ('hf', 'daybreak'))}")
+    if dtype not in hf.DTYPES:
+        wrong.append(f"--dtype: wanted {', '.join(hf.DTYPES)}, came '{dtype}'{config.closest(dtype, hf.DTYPES)}")
+    if wrong:
+        raise config.ConfigError(wrong)
+    _write(loading.load(source, device="cpu"), out, out, "daybreak" if form == "daybreak" else "hf", dtype, as_json)
 
 
-def _copy(source: Path, out: Path, folder: Path, as_json: bool) -> None:
-    """Opens a model and writes it to `folder` in Hugging Face's form; `out` must be new or empty."""
-    from daybreak import files, loading
-    from daybreak.model.flops import parameter_count
+def _must_be_new(out: Path) -> None:
+    from daybreak import files
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise files.FileProblem(f"{out}: wanted a new or empty folder, it holds something already; give another --out")
-    model = loading.load(source, device="cpu")
+
+
+def _write(model: Model, out: Path, folder: Path, form: Literal["hf", "daybreak"] | None, dtype: str, as_json: bool) -> None:
+    """Writes a model to `folder`, which is `out` or in it."""
+    from daybreak import files, loading
+    from daybreak.model.flops import parameter_count
+    from daybreak.model.hf import DTYPES
+
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        loading.write_model(folder, model.gpt, model.tokenizer)
+        loading.write_model(folder, model.gpt, model.tokenizer, model.reshapings, form=form, dtype=DTYPES[dtype])
     except OSError as error:
         raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
     parameters = parameter_count(model.config)
-    speak.result({"model": str(folder), "parameters": parameters}, as_json, f"{folder}: a GPT-2 of {parameters:,} parameters")
+    speak.result({"model": str(folder), "parameters": parameters}, as_json, f"{folder}: a GPT of {parameters:,} parameters")

@@ -30,6 +30,15 @@ _IN_BLOCK = {
     "mlp.down": "mlp.c_proj",
 }
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+_MASKS = (".attn.bias", ".attn.masked_bias")
+"""Buffers that older versions of `transformers` kept beside the weights: the causal mask, which follows from the length."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The number formats that weights can be written in."""
+
+
+class Unrepresentable(ValueError):
+    """A model that `GPT2LMHeadModel` cannot say; the message names what and the way out."""
 
 
 def names(config: GPTConfig) -> Iterator[tuple[str, str]]:
@@ -41,11 +50,24 @@ def names(config: GPTConfig) -> Iterator[tuple[str, str]]:
                 yield f"blocks.{layer}.{ours}.{kind}", f"transformer.h.{layer}.{theirs}.{kind}"
 
 
-def export_state(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+def unrepresentable(config: GPTConfig) -> str:
+    """What their form has no words for, in a sentence with the way out; "" if it can say all of the model."""
+    banded = [layer for layer in range(config.n_layer) if config.band(layer) is not None]
+    if not banded:
+        return ""
+    # Nor can GPT-Neo's form, which has local attention, but no bias in its projections and no scaling of its scores.
+    listed = ", ".join(map(str, banded[:3])) + (f" and {len(banded) - 3} more" if len(banded) > 3 else "")
+    return (
+        f"model.attention_pattern: of the layers 0 to {config.n_layer - 1}, {listed} look back only {config.attention_band} tokens, which "
+        "GPT2LMHeadModel cannot say; write it with --format daybreak, or train with model.attention_pattern=dense"
+    )
+
+
+def export_state(state: Mapping[str, Tensor], config: GPTConfig, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Our state dict in their names and shapes; the rows that pad the vocabulary are cut off."""
     exported = {}
     for ours, theirs in names(config):
-        tensor = state[ours].detach().cpu()
+        tensor = state[ours].detach().cpu().to(dtype)
         if theirs.endswith(_TRANSPOSED):
             tensor = tensor.T
         if ours == "token_embedding.weight":
@@ -57,15 +79,17 @@ def export_state(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Te
 def import_state(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
     """Their state dict in our names and shapes, in fp32, with rows of zeros that pad the vocabulary.
 
-    Raises ValueError that names the first tensor that is missing or of another shape.
+    With or without the prefix `transformer.`, with or without the tied `lm_head.weight` and the buffers of older versions. Raises
+    ValueError that names the first tensor that is missing, of another shape, or of no GPT-2.
     """
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
     shapes["token_embedding.weight"] = (config.tokens, config.d_model)
-    prefixed = any(name.startswith("transformer.") for name in state)  # OpenAI's upload is not
+    prefixed = any(name.startswith("transformer.") for name in state)  # the hub's uploads of OpenAI's weights are not
+    sources = {theirs: theirs if prefixed else theirs.removeprefix("transformer.") for _, theirs in names(config)}
     imported = {}
     for ours, theirs in names(config):
-        source = theirs if prefixed else theirs.removeprefix("transformer.")
+        source = sources[theirs]
         wanted = shapes[ours][::-1] if theirs.endswith(_TRANSPOSED) else shapes[ours]
         if source not in state:
             raise ValueError(f"{source}: wanted this tensor in the weights, found none; is the model a GPT-2?")
@@ -77,11 +101,19 @@ def import_state(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Te
         if ours == "token_embedding.weight":
             tensor = F.pad(tensor, (0, 0, 0, config.padded_vocab_size - config.tokens))
         imported[ours] = tensor.contiguous()
+    for name in state:
+        if name not in sources.values() and name != "lm_head.weight" and not name.endswith(_MASKS):
+            raise ValueError(f"{name}: wanted the tensors of a GPT-2 of {config.n_layer} layers and no others, came this one too")
+    head = state.get("lm_head.weight")
+    if head is not None and not torch.equal(head, state[sources["transformer.wte.weight"]]):
+        raise ValueError("lm_head.weight: wanted the token embedding's weights, as they are tied in a GPT-2, came others")
     return imported
 
 
-def export_config(config: GPTConfig, eot: int) -> dict[str, Any]:
-    """The `config.json` that `transformers` opens."""
+def export_config(config: GPTConfig, eot: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """The `config.json` that `transformers` opens. Raises Unrepresentable for a model that is none of theirs."""
+    if problem := unrepresentable(config):
+        raise Unrepresentable(problem)
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -100,7 +132,7 @@ def export_config(config: GPTConfig, eot: int) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "bos_token_id": eot,
         "eos_token_id": eot,
-        "dtype": "float32",
+        "dtype": str(dtype).removeprefix("torch."),
     }
 
 

@@ -1,15 +1,18 @@
 """Hugging Face's form of GPT-2: the same logits there and here, both ways, and a refusal by name of what cannot be represented."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daybreak.data.tokenizer import load_tokenizer
 from daybreak.files import FileProblem
 from daybreak.loading import load, write_model
 from daybreak.model import hf
-from daybreak.model.config import GPTConfig
+from daybreak.model.config import SIZES, GPTConfig
 from daybreak.model.gpt import GPT
 from daybreak.model.init import build
 
@@ -19,9 +22,10 @@ VALUES = {"vocab_size": 70, "n_positions": 16, "n_embd": 24, "n_layer": 3, "n_he
 TOKENS = torch.randint(70, (2, 16), generator=torch.Generator().manual_seed(0))
 
 
-def theirs():
+def theirs(**other):
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**VALUES, initializer_range=0.3, bos_token_id=0, eos_token_id=0))
+    shape = transformers.GPT2Config(**{"initializer_range": 0.3, **VALUES, **other}, bos_token_id=0, eos_token_id=0)
+    model = transformers.GPT2LMHeadModel(shape)
     for parameter in model.parameters():  # their biases and gains begin at 0 and 1, which would hide a mix-up
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
@@ -47,20 +51,105 @@ def test_their_model_gives_the_same_logits_here_and_the_same_bits_back():
     assert all(torch.equal(back[name], state[name]) for name in back)
 
 
-def test_names_without_a_prefix_as_openai_uploaded_them():
+@given(
+    vocab_size=st.integers(2, 200),
+    n_positions=st.integers(1, 40),
+    n_layer=st.integers(1, 3),
+    n_head=st.integers(1, 3),
+    head_size=st.integers(1, 9),
+    data=st.data(),
+)
+def test_any_shape_gives_the_same_logits_there(tmp_path_factory, vocab_size, n_positions, n_layer, n_head, head_size, data):
+    config = GPTConfig(
+        vocab_size=vocab_size, context_length=n_positions, n_layer=n_layer, n_head=n_head, d_model=n_head * head_size, init_std=0.3
+    )
+    model = build(config, 0).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1
+    there = transformers.GPT2LMHeadModel(transformers.GPT2Config(**hf.export_config(config, vocab_size - 1))).eval()
+    state = hf.export_state(model.state_dict(), config)
+    missing, unexpected = there.load_state_dict(state, strict=False)
+    assert (missing, unexpected) == (["lm_head.weight"], [])
+    assert there.lm_head.weight is there.transformer.wte.weight
+    length = data.draw(st.integers(1, n_positions))
+    tokens = torch.tensor([data.draw(st.lists(st.integers(0, vocab_size - 1), min_size=length, max_size=length))])
+    with torch.no_grad():
+        torch.testing.assert_close(there(tokens).logits, model(tokens), rtol=0, atol=1e-4)
+    back = hf.import_state(state, config)
+    ours = model.state_dict()
+    assert all(torch.equal(back[name][: config.tokens], ours[name][: config.tokens]) for name in ours)
+
+
+def test_the_published_shape_of_124m_gives_the_same_logits():
+    config = dataclasses.replace(SIZES["gpt2"]["124m"], dropout=0.0)
+    with torch.device("meta"):
+        there = transformers.GPT2LMHeadModel(transformers.GPT2Config(**hf.export_config(config, 50256))).eval()
+    model = build(config, 0).eval()
+    there.load_state_dict(hf.export_state(model.state_dict(), config), strict=False, assign=True)
+    there.tie_weights()
+    tokens = torch.randint(config.tokens, (1, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(there(tokens).logits, model(tokens), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("masks", [(), ("attn.bias",), ("attn.bias", "attn.masked_bias")])
+def test_every_layout_of_the_hub_gives_the_same_state(prefixed, head, masks):
     model = theirs()
     config = hf.import_config(model.config.to_dict())
-    bare = {name.removeprefix("transformer."): tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-    bare["h.0.attn.bias"] = torch.ones(1, 1, 16, 16).tril()  # the mask that their files carry
-    prefixed = hf.import_state(model.state_dict(), config)
-    imported = hf.import_state(bare, config)
-    assert all(torch.equal(imported[name], prefixed[name]) for name in prefixed)
+    state = {name: tensor for name, tensor in model.state_dict().items() if head or name != "lm_head.weight"}
+    for layer in range(3):
+        for mask in masks:
+            kind = {"attn.bias": torch.ones(1, 1, 16, 16, dtype=torch.bool).tril(), "attn.masked_bias": torch.tensor(-1e4)}[mask]
+            state[f"transformer.h.{layer}.{mask}"] = kind
+    imported = hf.import_state({name if prefixed else name.removeprefix("transformer."): state[name] for name in state}, config)
+    plain = hf.import_state(model.state_dict(), config)
+    assert imported.keys() == plain.keys()
+    assert all(torch.equal(imported[name], plain[name]) for name in plain)
 
 
-def test_half_precision_weights_become_fp32():
+def test_a_head_of_its_own_is_refused():
+    model = theirs()
+    state = {**model.state_dict(), "lm_head.weight": model.lm_head.weight + 1}
+    with pytest.raises(ValueError, match=r"lm_head\.weight: wanted the token embedding's weights, as they are tied"):
+        hf.import_state(state, hf.import_config(model.config.to_dict()))
+
+
+@pytest.mark.parametrize("name", ["transformer.h.3.ln_1.weight", "score.weight", "transformer.h.0.attn.rotary"])
+def test_tensors_that_no_such_model_has_are_refused(name):
+    model = theirs()
+    with pytest.raises(ValueError, match=f"{name}: wanted the tensors of a GPT-2 of 3 layers and no others"):
+        hf.import_state({**model.state_dict(), name: torch.zeros(1)}, hf.import_config(model.config.to_dict()))
+
+
+@pytest.mark.parametrize("published", [size for sizes in SIZES.values() for size in sizes.values()], ids=lambda size: size.n_layer)
+def test_a_banded_model_is_refused_and_its_dense_form_is_not(published):
+    banded = "banded" in published.attention_pattern
+    if banded:
+        with pytest.raises(hf.Unrepresentable, match=r"model\.attention_pattern: of the layers 0 to \d+, 1, 3, 5 and \d+ more look back"):
+            hf.export_config(published, 50256)
+    dense = dataclasses.replace(published, attention_pattern=("dense",))
+    assert hf.export_config(dense, 50256)["n_positions"] == (2048 if banded else 1024)
+
+
+def test_a_band_that_hides_nothing_is_no_band():
+    within = GPTConfig(context_length=64, attention_pattern=("dense", "banded"), attention_band=64)
+    assert hf.unrepresentable(within) == ""
+    assert "of the layers 0 to 11, 1, 3, 5 and 3 more look back only 63" in hf.unrepresentable(
+        dataclasses.replace(within, attention_band=63)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_become_fp32_and_go_back_bit_for_bit(dtype):
     config = hf.import_config(theirs().config.to_dict())
-    half = {name: tensor.half() for name, tensor in theirs().state_dict().items()}
-    assert {tensor.dtype for tensor in hf.import_state(half, config).values()} == {torch.float32}
+    half = {name: tensor.to(dtype) for name, tensor in theirs().state_dict().items()}
+    imported = hf.import_state(half, config)
+    assert {tensor.dtype for tensor in imported.values()} == {torch.float32}
+    back = hf.export_state(imported, config, dtype)
+    assert all(torch.equal(back[name], half[name]) and back[name].dtype == dtype for name in back)
 
 
 def test_a_written_folder_opens_in_transformers_and_here(tmp_path):
