@@ -1,4 +1,4 @@
-"""GPT-2: tokens in, logits out, and nothing else.
+"""GPT-2 and GPT-3: tokens in, logits out, and nothing else.
 
 The forward pass is three steps, `embed`, `blocks`, `unembed`, and whoever wants to look inside, stop early or feed something else
 in calls the three himself.
@@ -34,10 +34,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each normalised before and added to the residual stream after (GPT-2 paper, section 2.3)."""
 
-    def __init__(self, config: GPTConfig, kernel: Kernel) -> None:
+    def __init__(self, config: GPTConfig, kernel: Kernel, band: int | None) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.d_model, config.layer_norm_epsilon)
-        self.attention = Attention(config, kernel)
+        self.attention = Attention(config, kernel, band)
         self.mlp_norm = nn.LayerNorm(config.d_model, config.layer_norm_epsilon)
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT-2 of any size. The weights of the head are the token embedding's (tied)."""
+    """A GPT-2 or GPT-3 of any size. The weights of the head are the token embedding's (tied)."""
 
     def __init__(self, config: GPTConfig, kernel: Kernel = automatic) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
         self.position_embedding = nn.Embedding(config.context_length, config.d_model)
         self.drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, kernel) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, kernel, config.band(layer)) for layer in range(config.n_layer))
         self.norm = nn.LayerNorm(config.d_model, config.layer_norm_epsilon)
 
     def forward(self, tokens: Tensor, kv_cache: KVCache | None = None) -> Tensor:

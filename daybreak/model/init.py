@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,9 +22,9 @@ def std_table(config: GPTConfig) -> dict[str, float]:
     """The standard deviation for each kind of weight matrix, by the end of its name (GPT-2 paper, section 2.3).
 
     The projections that add to the residual stream are scaled by 1/sqrt(2 n_layer): there are two per block, and the variance
-    of a sum of 2 n_layer terms should not grow with the depth.
+    of a sum of 2 n_layer terms should not grow with the depth. The code that OpenAI released has no such scale.
     """
-    residual = config.init_std / math.sqrt(2 * config.n_layer)
+    residual = config.init_std / math.sqrt(2 * config.n_layer) if config.residual_scaling == "paper" else config.init_std
     return {
         "token_embedding.weight": config.init_std,
         "position_embedding.weight": config.position_init_std,
@@ -35,18 +36,23 @@ def std_table(config: GPTConfig) -> dict[str, float]:
 
 
 @torch.no_grad()
-def initialize(model: GPT, seed: int) -> GPT:
-    """Fills every parameter in place and returns the model: matrices from the table, LayerNorm gains 1, all biases 0."""
+def initialize(model: GPT, seed: int, write: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> GPT:
+    """Fills every parameter in place and returns the model: matrices from the table, LayerNorm gains 1, all biases 0.
+
+    `write(parameter, values)` sets one from all its values; a model that is divided among processes keeps its share of them.
+    """
     table = std_table(model.config)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
-            parameter.zero_()
+            values = torch.zeros(parameter.shape)
         elif "norm" in name:
-            parameter.fill_(1.0)
+            values = torch.ones(parameter.shape)
         else:
             std = next(std for ending, std in table.items() if name.endswith(ending))
-            parameter.copy_(_normal(parameter.shape, std, seed, name))
-    model.token_embedding.weight[model.config.tokens :].zero_()  # rows that only round the vocabulary up
+            values = _normal(parameter.shape, std, seed, name)
+        if name == "token_embedding.weight":
+            values[model.config.tokens :].zero_()  # rows that only round the vocabulary up
+        write(parameter, values)
     return model
 
 

@@ -32,10 +32,10 @@ class KVCache:
         self._keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, S, D)
         self._values = torch.zeros(shape, device=device, dtype=dtype)
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: int, keys: Tensor, values: Tensor, band: int | None = None) -> tuple[Tensor, Tensor]:
         """Stores a layer's new keys and values (B, H, T, D) and returns all of them so far (B, H, length + T, D).
 
-        Raises ValueError if they do not fit.
+        A layer with a band gets only those that its new tokens see, the last T + band - 1. Raises ValueError if they do not fit.
         """
         if keys.shape[0] != self._keys.shape[1]:
             raise ValueError(f"kv_cache: wanted a batch of {self._keys.shape[1]}, for which it was made, came {keys.shape[0]}")
@@ -44,7 +44,8 @@ class KVCache:
             raise ValueError(f"kv_cache: wanted at most {self.capacity} tokens, came {end}; rewind it or make a larger one")
         self._keys[layer, :, :, self.length : end] = keys
         self._values[layer, :, :, self.length : end] = values
-        return self._keys[layer, :, :, :end].to(keys.dtype), self._values[layer, :, :, :end].to(values.dtype)
+        start = 0 if band is None else max(0, self.length + 1 - band)
+        return self._keys[layer, :, :, start:end].to(keys.dtype), self._values[layer, :, :, start:end].to(values.dtype)
 
     def advance(self, tokens: int) -> None:
         """Counts `tokens` more as read, once every layer has stored them."""
