@@ -143,6 +143,24 @@ CASES = [
     Wrong("workers is no integer", [*PREPARE[:-2], "--out", "new", "--workers", "all"], [["--workers", "integer"]]),
     Wrong("unknown recipe", ["train", "dmeo"], [["dmeo: no such recipe", "did you mean demo?", "gpt2.124m"]]),
     Wrong("unknown size", ["plan", "gpt2.125m"], [["gpt2.125m: no such recipe", "did you mean gpt2.124m?"]]),
+    Wrong(
+        "unknown device",
+        ["plan", "gpt2.124m", "--gpus", "8xh10"],
+        [["--gpus: wanted a number and a device", "'8xh10'", "did you mean h100?"]],
+    ),
+    Wrong("no device at all", ["plan", "gpt2.124m", "--gpus", "0xa100"], [["--gpus: wanted 1 to 1,000,000 devices, came 0", "8xa100"]]),
+    Wrong("a price for nothing", ["plan", "demo", "--price", "2"], [["--price: wanted --gpus too", "--gpus 8xh100"]]),
+    Wrong("price is no number", ["plan", "demo", "--gpus", "t4", "--price", "cheap"], [["--price", "cheap"]]),
+    Wrong(
+        "a wrong plan, all at once",
+        ["plan", "gpt2.124m", "--gpus", "a1000", "--utilisation", "40", "--price", "-1", "lr=1"],
+        [
+            ["lr: no such setting"],
+            ["--gpus: wanted a number and a device such as 8xh100, came 'a1000'; did you mean a100?"],
+            ["--utilisation: wanted a share of the devices' peak, more than 0 and at most 1, came 40"],
+            ["--price: wanted dollars for an hour of one device, 0 or more, came -1"],
+        ],
+    ),
     Wrong("no such run", ["train", "runs/dawn"], [["runs/dawn: no such recipe, and no run's folder", "demo"]]),
     Wrong(
         "unknown recipe and wrong settings, all at once",
