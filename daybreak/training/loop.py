@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from daybreak.data.batches import Batch
 from daybreak.training.guard import Guard
 from daybreak.training.objectives import Objective, cross_entropy
+from daybreak.training.parallel import Across, Alone
 from daybreak.training.precision import MixedPrecision
 from daybreak.training.schedules import Schedule
 
@@ -63,19 +64,21 @@ def train(
     precision: MixedPrecision | None = None,
     guard: Guard | None = None,
     probe: Probe | None = None,
+    across: Across | None = None,
 ) -> Iterator[Step]:
     """Takes the steps `start` to `steps` - 1 and yields each once its update is done."""
     precision = precision or MixedPrecision("fp32", torch.device("cpu"))
     guard = guard or Guard()
+    across = across or Alone()
     for step in range(start, steps):
         model.train()  # whoever evaluated between two steps may have left it otherwise
         tokens = batches.tokens_after(step)
         learning_rate = schedule(tokens)
         for group in optimizer.param_groups:
             group["lr"] = group.get("lr_scale", 1.0) * learning_rate
-        loss = accumulate(model, batches[step], objective, precision, probe)
+        loss = accumulate(model, batches[step], objective, precision, probe, across)
         precision.unscale(optimizer)
-        grad_norm = clip_grad_norm(model, max_norm)
+        grad_norm = across.whole(clip_grad_norm(model, max_norm))
         accepted = guard.accepts(loss, grad_norm)
         if accepted:
             precision.step(optimizer)
@@ -85,16 +88,23 @@ def train(
 
 
 def accumulate(
-    model: nn.Module, micro_batches: Sequence[Batch], objective: Objective, precision: MixedPrecision, probe: Probe | None = None
+    model: nn.Module,
+    micro_batches: Sequence[Batch],
+    objective: Objective,
+    precision: MixedPrecision,
+    probe: Probe | None = None,
+    across: Across | None = None,
 ) -> Tensor:
     """Adds the gradient of the step's mean loss to the parameters, one micro-batch after another, and returns that loss ().
 
-    Each micro-batch contributes (sum of its tokens' losses) / (token weight of the whole step), so the result does not depend on
-    how the step is divided.
+    Each micro-batch contributes (sum of its tokens' losses) / (token weight of the whole step on all devices), so the result does not
+    depend on how the step is divided.
     """
-    total_weight = sum(_weight(batch) for batch in micro_batches)
+    across = across or Alone()
+    total_weight = _total_weight(micro_batches, across)
     step_loss = torch.zeros((), device=micro_batches[0].inputs.device)
-    for batch in micro_batches:
+    for number, batch in enumerate(micro_batches, 1):
+        across.micro_batch(model, last=number == len(micro_batches))
         with precision.autocast():
             losses = objective(model, batch)  # (B, T)
         loss = (losses if batch.weights is None else losses * batch.weights).sum() / total_weight
@@ -102,7 +112,8 @@ def accumulate(
         step_loss += loss.detach()
         if probe is not None:
             probe(model)
-    return step_loss
+    across.gradients(model)
+    return across.total(step_loss)
 
 
 def clip_grad_norm(model: nn.Module, max_norm: float) -> Tensor:
@@ -110,5 +121,11 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> Tensor:
     return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else float("inf"))
 
 
-def _weight(batch: Batch) -> float | Tensor:
-    return batch.targets.numel() if batch.weights is None else batch.weights.sum()
+def _total_weight(micro_batches: Sequence[Batch], across: Across) -> float | Tensor:
+    """The weight of a step's tokens in all processes, which have equally many."""
+    if all(batch.weights is None for batch in micro_batches):
+        return across.size * sum(batch.targets.numel() for batch in micro_batches)
+    here = torch.stack(
+        [torch.tensor(float(b.targets.numel())).to(b.inputs.device) if b.weights is None else b.weights.sum() for b in micro_batches]
+    )
+    return across.total(here.sum())
