@@ -5,6 +5,8 @@ L layers, B batch, H heads, S capacity, T new tokens, D head size.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -56,3 +58,14 @@ class KVCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"kv_cache: wanted a length from 0 to {self.length}, came {length}")
         self.length = length
+
+    def spread(self, rows: Tensor, capacity: int) -> KVCache:
+        """Another cache that holds, for each of `rows`, a copy of that sequence of the batch: one text that goes on in many ways."""
+        other = copy.copy(self)
+        other.capacity = capacity
+        shape = (self._keys.shape[0], len(rows), self._keys.shape[2], capacity, self._keys.shape[4])
+        other._keys, other._values = self._keys.new_zeros(shape), self._values.new_zeros(shape)
+        for mine, its in ((self._keys, other._keys), (self._values, other._values)):
+            for layer in range(len(mine)):  # layer by layer, as a copy of all at once would be held beside the new cache
+                its[layer, :, :, : self.length] = mine[layer, rows, :, : self.length]
+        return other
