@@ -25,8 +25,8 @@ _SMALL = 50_000_000  # parameters; what is published, and measured with, begins 
 USABLE = 0.9
 """The share of a device's memory that tensors can fill; CUDA, the links between devices and gaps between tensors take the rest. Assumed."""
 
-Layout = Literal["one device", "copies", "sharded"]
-"""copies: each device has the whole model and a share of the batch (ddp). sharded: weights, gradients, moments are divided too (fsdp)."""
+Layout = Literal["single", "ddp", "fsdp"]
+"""ddp: each device has the whole model and a share of the batch. fsdp: weights, gradients and optimizer are divided among them too."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Placement:
     layout: Layout
     micro_batch: int
     """Sequences that one device computes at once."""
-    checkpointing: bool
+    recompute: bool
     """Whether blocks keep only their inputs and are computed again in backward."""
     memory: Memory
 
@@ -143,7 +143,7 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
         flops_per_token_6n=flops_per_token_6n(shape),
         steps=count,
         tokens=steps.before(count),
-        placement=rule.place("one device", 1, train.micro_batch or 1, checkpointing=False),
+        placement=rule.place("single", 1, train.micro_batch or 1, recompute=False),
     )
     if fleet is None:
         return made
@@ -156,7 +156,7 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
         notes.append(f"a model of {made.parameters / 1e6:.1f} million parameters fills no such device: expect far less than {UTILISATION}")
     if settings.machine.precision == "fp32":
         notes.append("machine.precision=fp32 is many times slower; time and cost are for 16-bit matrix products, as auto computes them")
-    if placement.layout != "one device" or placement.checkpointing:
+    if placement.layout != "single" or placement.recompute:
         notes.append("this is arithmetic: `daybreak train` computes on one device so far, and keeps all activations")
     return replace(made, placement=placement, fleet=fleet, fits=fits, fewest_devices=fewest, notes=tuple(notes))
 
@@ -169,17 +169,17 @@ class _Rule:
     wide: int
     square: bool
 
-    def place(self, layout: Layout, devices: int, micro_batch: int, checkpointing: bool) -> Placement:
+    def place(self, layout: Layout, devices: int, micro_batch: int, recompute: bool) -> Placement:
         states = bytes_of.state_bytes(self.shape)
-        sharded = layout == "sharded"
+        sharded = layout == "fsdp"
         return Placement(
             layout,
             micro_batch,
-            checkpointing,
+            recompute,
             Memory(
                 states=-(-states // devices) if sharded else states,
                 weights=bytes_of.gathered_bytes(self.shape, self.wide) if sharded else bytes_of.cast_bytes(self.shape, self.wide),
-                activations=bytes_of.activation_bytes(self.shape, micro_batch, self.wide, self.square, checkpointing),
+                activations=bytes_of.activation_bytes(self.shape, micro_batch, self.wide, self.square, recompute),
                 logits=bytes_of.logits_bytes(self.shape, micro_batch),
             ),
         )
@@ -189,22 +189,22 @@ class _Rule:
 
         Copies before shards, since they talk less; either before computing blocks again, which costs a third more work.
         """
-        layouts: tuple[Layout, ...] = ("copies", "sharded") if fleet.count > 1 else ("one device",)
+        layouts: tuple[Layout, ...] = ("ddp", "fsdp") if fleet.count > 1 else ("single",)
         room = USABLE * fleet.device.memory_bytes
-        for checkpointing in (False, True):
+        for recompute in (False, True):
             for layout in layouts:
                 for size in micro_batches:
-                    placement = self.place(layout, fleet.count, size, checkpointing)
+                    placement = self.place(layout, fleet.count, size, recompute)
                     if placement.memory.total <= room:
                         return placement, True
-        return self.place(layouts[-1], fleet.count, micro_batches[-1], checkpointing=True), False
+        return self.place(layouts[-1], fleet.count, micro_batches[-1], recompute=True), False
 
     def fewest(self, device: Device) -> int | None:
         """How many devices hold the model, one sequence at a time and blocks computed again; None if no number does."""
         room = int(USABLE * device.memory_bytes)
-        if self.place("one device", 1, 1, checkpointing=True).memory.total <= room:
+        if self.place("single", 1, 1, recompute=True).memory.total <= room:
             return 1
-        shard = self.place("sharded", 1, 1, checkpointing=True).memory
+        shard = self.place("fsdp", 1, 1, recompute=True).memory
         free = room - (shard.total - shard.states)
         return max(2, -(-shard.states // free)) if free > 0 else None
 
@@ -249,7 +249,7 @@ def _around(wanted: int, numbers: list[int]) -> list[int]:
 def _way_out(placement: Placement, fleet: Fleet, fewest: int | None) -> str:
     """Why it does not fit, and what would."""
     wanted, room = placement.memory.total / 1e9, USABLE * fleet.device.memory_bytes / 1e9
-    told = f"does not fit: {wanted:,.1f} GB wanted of {room:,.1f} that a {fleet.device.name} has for tensors, with all savings; "
+    told = f"does not fit: {wanted:,.1f} GB wanted of {room:,.1f} that a {fleet.device.name} has for tensors, with every saving; "
     if fewest is not None and fewest <= fleet.count:
         return told + "train.micro_batch=1 fits"
     if fewest is None:

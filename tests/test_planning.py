@@ -27,8 +27,8 @@ def of(recipe: str, *edits: str) -> Settings:
 def test_124m_on_one_a100() -> None:
     made = plan(of("gpt2.124m"), fleet("a100"))
     assert (made.parameters, made.steps, made.tokens) == (124_439_808, 19_073, 19_073 * 524_288)
-    assert made.placement.layout == "one device"
-    assert not made.placement.checkpointing
+    assert made.placement.layout == "single"
+    assert not made.placement.recompute
     assert made.placement.micro_batch == 64
     assert made.placement.memory.states == 16 * 124_475_904
     assert made.fits
@@ -42,7 +42,7 @@ def test_124m_on_one_a100() -> None:
 def test_124m_on_eight_a100_beside_a_published_run() -> None:
     """llm.c, scripts/run_gpt2_124M.sh: 10B tokens in 94 minutes on eight A100 at $14 an hour, with MFU near 0.6."""
     made = plan(of("gpt2.124m"), fleet("8xa100", utilisation=0.6, price=14 / 8))
-    assert made.placement.layout == "copies"
+    assert made.placement.layout == "ddp"
     assert made.placement.micro_batch == 64
     assert made.seconds == pytest.approx(94.3 * 60, rel=0.02)
     assert made.cost == pytest.approx(22, rel=0.05)
@@ -56,8 +56,8 @@ def test_gpt3_on_1024_a100() -> None:
     assert made.flops_6n == pytest.approx(3.14e23, rel=2e-3)  # the paper's table D.1
     assert made.flops == pytest.approx(3.2e23, rel=2e-3)
     assert 300_000_000_000 <= made.tokens < 300_000_000_000 + 3_145_728
-    assert made.placement.layout == "sharded"
-    assert made.placement.checkpointing
+    assert made.placement.layout == "fsdp"
+    assert made.placement.recompute
     assert made.placement.micro_batch == 1
     assert made.placement.memory.states == pytest.approx(16 * 174.6e9 / 1024, rel=1e-3)
     assert 96 * 2048 * 12288 * 4 < made.placement.memory.activations < 1.2 * 96 * 2048 * 12288 * 4
@@ -99,7 +99,7 @@ def test_what_does_not_fit_one_device_is_sharded_over_more() -> None:
     assert "does not fit" in one.notes[0]
     assert f"at least {one.fewest_devices} of them, sharded, or devices with more memory" in one.notes[0]
     assert eight.fits
-    assert eight.placement.layout == "sharded"
+    assert eight.placement.layout == "fsdp"
 
 
 @pytest.mark.parametrize("recipe", ["gpt2.1558m", "gpt3.6.7b", "gpt3.13b", "gpt3.175b"])
@@ -133,8 +133,8 @@ def test_blocks_are_computed_again_where_nothing_else_helps() -> None:
     edits = ("model.context_length=16384", "train.batch_tokens=524288", "train.micro_batch=1")
     made = plan(of("gpt2.355m", *edits), fleet("l4"))
     assert made.fits
-    assert made.placement.checkpointing
-    assert not plan(of("gpt2.355m", *edits), fleet("a100")).placement.checkpointing
+    assert made.placement.recompute
+    assert not plan(of("gpt2.355m", *edits), fleet("a100")).placement.recompute
 
 
 def test_micro_batches_of_ones_own_must_divide_among_the_devices() -> None:
@@ -214,7 +214,7 @@ def test_more_devices_take_no_more_memory_of_each_and_no_more_time(
     assert many.tokens_per_second >= few.tokens_per_second
     assert many.fits or not few.fits or count == 1  # a sharded model gathers its blocks, which one device alone need not
     assert many.cost == pytest.approx(few.cost)
-    if few.placement.layout == many.placement.layout == "sharded" and few.placement.checkpointing == many.placement.checkpointing:
+    if few.placement.layout == many.placement.layout == "fsdp" and few.placement.recompute == many.placement.recompute:
         assert many.placement.memory.total <= few.placement.memory.total
 
 
@@ -235,7 +235,7 @@ def test_the_micro_batch_divides_a_devices_share_and_a_larger_one_would_not_fit(
         larger = [size for size in range(placed.micro_batch + 1, share + 1) if share % size == 0]
         if made.fits and larger:
             bigger = plan(some_run(shape, sequences // larger[0], larger[0]), fleet(f"{count}x{name}")).placement
-            same = (bigger.layout, bigger.checkpointing) == (placed.layout, placed.checkpointing)
+            same = (bigger.layout, bigger.recompute) == (placed.layout, placed.recompute)
             assert not same or bigger.memory.total > room
 
 

@@ -85,7 +85,7 @@ def _values(made: Plan) -> dict[str, Any]:
         "memory": dataclasses.asdict(placed.memory),
         "layout": placed.layout,
         "micro_batch": placed.micro_batch,
-        "checkpointing": placed.checkpointing,
+        "recompute": placed.recompute,
         "devices": None if fleet is None else fleet.count,
         "device": None if fleet is None else fleet.device.name,
         "device_memory_bytes": None if fleet is None else fleet.device.memory_bytes,
@@ -104,7 +104,7 @@ def _table(made: Plan, settings: Settings) -> list[str]:
     """The plan in a few lines."""
     train, placed, memory, fleet = settings.train, made.placement, made.placement.memory, made.fleet
     grows = f", growing from {train.batch_start_tokens:,} over {train.batch_ramp_tokens:,} tokens" if train.batch_ramp_tokens else ""
-    weights = "weights gathered for use" if placed.layout == "sharded" else "weights in 16 bits"
+    weights = "weights gathered for use" if placed.layout == "fsdp" else "weights in 16 bits"
     of = (
         ""
         if fleet is None
@@ -145,13 +145,13 @@ def _rows(rows: list[tuple[str, str]]) -> list[str]:
 
 def _layout(made: Plan, fleet: Fleet) -> str:
     told = {
-        "one device": f"one {fleet.device.name}",
-        "copies": f"a copy of the model on each of {fleet.count:,} {fleet.device.name}, which share the batch (ddp)",
-        "sharded": f"weights, gradients and moments divided among {fleet.count:,} {fleet.device.name} (fsdp)",
+        "single": f"one {fleet.device.name}",
+        "ddp": f"a copy of the model on each of {fleet.count:,} {fleet.device.name}, which share the batch (ddp)",
+        "fsdp": f"weights, gradients and moments divided among {fleet.count:,} {fleet.device.name} (fsdp)",
     }[made.placement.layout]
-    if made.placement.checkpointing:
+    if made.placement.recompute:
         told += "; blocks keep only their inputs and are computed again (activation checkpointing)"
-    if made.placement.layout == "sharded" and made.fits:
+    if made.placement.layout == "fsdp" and made.fits:
         told += f"; {made.fewest_devices:,} of them would hold it"
     return told
 

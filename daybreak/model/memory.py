@@ -41,15 +41,15 @@ def block_bytes(config: GPTConfig, sequences: int, wide: int = 2, square: bool =
     return B * T * (8 * C + 16 + 14 * wide * C + attention + masks)
 
 
-def activation_bytes(config: GPTConfig, sequences: int, wide: int = 2, square: bool = False, checkpointing: bool = False) -> int:
+def activation_bytes(config: GPTConfig, sequences: int, wide: int = 2, square: bool = False, recompute: bool = False) -> int:
     """What is kept between forward and backward, but for the logits.
 
-    With activation checkpointing each block keeps only its input, 4 C in fp32, and one at a time is computed again in backward.
+    With `recompute` (activation checkpointing) each block keeps only its input, 4 C in fp32, and one at a time is computed again later.
     """
     B, T, C, L = sequences, config.context_length, config.d_model, config.n_layer
     ends = B * T * (16 + 4 * C + 8 + wide * C)  # token ids and targets; the last norm's input, statistics and output
     block = block_bytes(config, sequences, wide, square)
-    return ends + (L * B * T * 4 * C + block if checkpointing else L * block)
+    return ends + (L * B * T * 4 * C + block if recompute else L * block)
 
 
 def logits_bytes(config: GPTConfig, sequences: int) -> int:
@@ -61,8 +61,9 @@ def logits_bytes(config: GPTConfig, sequences: int) -> int:
 
 
 def gathered_bytes(config: GPTConfig, wide: int = 2) -> int:
-    """What a sharded model holds whole for a moment: embeddings and one block to compute with, their gradient in fp32 until it is
-    scattered, and the next block, fetched ahead."""
+    """What a sharded model (ZeRO stage 3; FSDP) holds whole for a moment: embeddings and one block to compute with, their gradient in fp32
+    until it is scattered, and the next block, fetched ahead. It is for weights that are gathered in `wide` bytes and let go after each
+    block, and for gradients that are scattered after each micro-batch."""
     C = config.d_model
     block = 12 * C * C + 13 * C
     ends = parameter_count(config, padded=True) - config.n_layer * block

@@ -27,7 +27,7 @@ KEYS = {
     "memory",
     "layout",
     "micro_batch",
-    "checkpointing",
+    "recompute",
     "devices",
     "device",
     "device_memory_bytes",
@@ -74,7 +74,7 @@ def test_gpt3_on_a_thousand_devices(capsys: Captured) -> None:
     assert made["parameters"] == 174_604_259_328
     assert made["flops_6n"] == pytest.approx(3.14e23, rel=2e-3)
     assert made["flops"] == made["flops_per_token"] * made["train_tokens"]
-    assert (made["devices"], made["device"], made["layout"], made["checkpointing"]) == (1024, "a100", "sharded", True)
+    assert (made["devices"], made["device"], made["layout"], made["recompute"]) == (1024, "a100", "fsdp", True)
     assert made["memory_bytes"] == sum(made["memory"].values()) < made["device_memory_bytes"] == 80e9
     assert made["seconds"] == pytest.approx(made["flops"] / (1024 * 312e12 * 0.4))
     assert made["cost"] == pytest.approx(made["seconds"] / 3600 * 1024 * made["price"])
@@ -96,7 +96,7 @@ def test_options_change_time_and_cost(capsys: Captured) -> None:
     made = object_of(capsys, "gpt2.124m", "--gpus", "8xh100", "--utilisation", "0.2", "--price", "10")
     assert made["seconds"] == pytest.approx(2 * usual["seconds"])
     assert made["cost"] == pytest.approx(made["seconds"] / 3600 * 80)
-    assert usual["layout"] == "copies"
+    assert usual["layout"] == "ddp"
     rows = table(told(capsys, "gpt2.124m", "--gpus", "h100", "--price", "10"))
     assert rows["layout"] == "one h100"
     assert "$10.00 (as given)" in rows["cost"]

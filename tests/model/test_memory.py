@@ -93,13 +93,13 @@ def test_activations_are_what_autograd_keeps(shape: GPTConfig, kernel: str, prec
     assert counted == pytest.approx(kept_for_backward(GPT(shape, KERNELS[kernel]), precision), rel=0.01)
 
 
-def test_with_checkpointing_each_block_keeps_its_input() -> None:
+def test_with_recomputation_each_block_keeps_its_input() -> None:
     gpt = GPT(SHAPE, KERNELS["fused"])
     straight = kept_for_backward(gpt, "fp32")
     for block in gpt.blocks:
         forward = block.forward
         block.forward = lambda *args, forward=forward: checkpoint(forward, *args, use_reentrant=True)
-    one, all_of_them = (memory.activation_bytes(SHAPE, B, 4, checkpointing=checkpointing) for checkpointing in (True, False))
+    one, all_of_them = (memory.activation_bytes(SHAPE, B, 4, recompute=recompute) for recompute in (True, False))
     computed_again = memory.block_bytes(SHAPE, B, 4)
     assert straight - kept_for_backward(gpt, "fp32") == pytest.approx(all_of_them - (one - computed_again), rel=0.01)
 
@@ -142,5 +142,5 @@ def test_more_of_anything_takes_more(layers: int, heads: int, head_size: int, co
     assert memory.activation_bytes(dropping, sequences, wide) > one
     assert memory.activation_bytes(shape, sequences, wide, square=True) >= one - 4 * heads * layers * sequences * context
     assert memory.activation_bytes(shape, sequences, 4) >= one >= memory.activation_bytes(shape, sequences, 2)
-    assert memory.activation_bytes(shape, sequences, wide, checkpointing=True) <= one + 4 * layers * sequences * context * shape.d_model
+    assert memory.activation_bytes(shape, sequences, wide, recompute=True) <= one + 4 * layers * sequences * context * shape.d_model
     assert memory.state_bytes(shape) % 16 == 0
