@@ -27,6 +27,8 @@ class World:
     size: int = 1
     local_size: int = 1
     group: Any = None
+    store: Any = None
+    """Where each process notes how far it has come, so that the others can say so when it is gone."""
 
     @property
     def leads(self) -> bool:
@@ -70,6 +72,46 @@ class World:
         if self.size > 1:
             dist.barrier(group=self.group)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A part that all must come through: what fails in one process fails in all, as FailedElsewhere in the others."""
+        failed: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failed = error
+        told = self.gather(None if failed is None else str(failed))
+        if failed is not None:
+            raise failed
+        for rank, message in enumerate(told):
+            if message is not None:
+                raise FailedElsewhere(rank, message)
+
+    def note(self, step: int) -> None:
+        """Lets the others know which step this process has begun."""
+        if self.size > 1:
+            self.store.set(f"begun-{self.rank}", str(step))
+
+    def roll_call(self) -> str:
+        """Which step each process had begun when it last said so: `rank 0 at step 12, rank 1 at step 11`."""
+        told = []
+        for rank in range(self.size):
+            key = f"begun-{rank}"
+            try:
+                step = self.store.get(key).decode() if self.store.check([key]) else "its start"
+            except RuntimeError:  # the store's own process is gone
+                return "nobody can be asked where the others are"
+            told.append(f"rank {rank} at {step if step == 'its start' else 'step ' + step}")
+        return ", ".join(told)
+
+
+class FailedElsewhere(RuntimeError):
+    """Another process of this world could not go on, and says why; this one has nothing to add."""
+
+    def __init__(self, rank: int, message: str) -> None:
+        super().__init__(f"rank {rank}: {message}")
+        self.rank = rank
+
 
 ALONE = World()
 
@@ -93,10 +135,18 @@ def joined(device: torch.device, patience: float = 600.0) -> Iterator[World]:
         return
     timeout = datetime.timedelta(seconds=patience)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timeout, device_id=device if device.type == "cuda" else None)
+    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("group", store),
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
     group = dist.new_group(backend="gloo", timeout=timeout)
     try:
-        yield World(rank, local_rank, size, local_size, group)
+        yield World(rank, local_rank, size, local_size, group, dist.PrefixStore("steps", store))
         dist.barrier(group=group)  # gloo's threads may abort a process that leaves before the others have heard from it
     finally:
         dist.destroy_process_group()

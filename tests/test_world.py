@@ -7,6 +7,8 @@ import time
 import pytest
 from worlds import in_worlds, single
 
+from daybreak.world import FailedElsewhere
+
 
 def exchange(world):
     said = {"rank": world.rank, "text": "é" * world.rank}
@@ -31,6 +33,41 @@ def test_all_hear_the_same(size):
 
 def test_alone_every_exchange_is_immediate():
     assert single(exchange) == ((0, 0), (0.5, 0), [{"rank": 0, "text": ""}], ["leads", 0])
+
+
+def one_fails(world, which):
+    with world.together():
+        if world.rank == which:
+            raise ValueError("no text here")
+    return "went on"
+
+
+def told_of_failure(world, which):
+    try:
+        one_fails(world, which)
+    except (ValueError, FailedElsewhere) as error:
+        return type(error).__name__, str(error)
+
+
+def test_what_fails_in_one_fails_in_all():
+    assert in_worlds(3, told_of_failure, 1) == [
+        ("FailedElsewhere", "rank 1: no text here"),
+        ("ValueError", "no text here"),
+        ("FailedElsewhere", "rank 1: no text here"),
+    ]
+    assert in_worlds(2, one_fails, None) == ["went on", "went on"]
+    assert single(told_of_failure, 0) == ("ValueError", "no text here")
+
+
+def roll(world):
+    if world.rank != 1:
+        world.note(10 + world.rank)
+    world.wait()
+    return world.roll_call()
+
+
+def test_each_can_say_how_far_the_others_came():
+    assert set(in_worlds(3, roll)) == {"rank 0 at step 10, rank 1 at its start, rank 2 at step 12"}
 
 
 def late(world):

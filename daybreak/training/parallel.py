@@ -113,7 +113,7 @@ class Copies:
             under_way.append((bucket, packed, dist.all_reduce(packed, async_op=True)))
         for bucket, packed, work in under_way:
             work.wait()
-            for gradient, summed in zip(bucket, packed.split([gradient.numel() for gradient in bucket]), strict=True):
+            for gradient, summed in zip(bucket, torch.split(packed, [gradient.numel() for gradient in bucket]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
     def total(self, value: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def recompute_blocks(model: nn.Module) -> None:
     blocks: Iterable[nn.Module] = model.blocks  # type: ignore[assignment]
     for block in blocks:
         # In place of a wrapping module, which would change the parameters' names.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def _groups(model: nn.Module) -> Iterator[FSDPModule]:
