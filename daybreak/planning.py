@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -216,7 +217,7 @@ def _choices(wanted: int | None, full: int, first: int, devices: int) -> list[in
     share = next((sequences // devices for sequences in (first, full) if sequences % devices == 0), None)
     if share is None:
         return [1]
-    return [size for size in range(share, 0, -1) if share % size == 0]
+    return _divisors(share)[::-1]
 
 
 def _dividing(full: int, first: int, devices: int, context_length: int, micro_batch: int) -> Iterator[str]:
@@ -225,18 +226,23 @@ def _dividing(full: int, first: int, devices: int, context_length: int, micro_ba
     parts = "sequences" if micro_batch == 1 else f"micro-batches of {micro_batch} sequences"
     if full % devices:
         below = full // devices * devices
-        counts = " or ".join(f"{count:,}" for count in _around(devices, [count for count in range(1, full + 1) if full % count == 0]))
+        counts = " or ".join(f"{count:,}" for count in _around(devices, _divisors(full)))
         batches = " or ".join(f"{number * unit:_}" for number in (below, below + devices) if number)
         yield (
             f"a batch of {full:,} {parts} does not divide evenly among {devices:,} devices, and time and cost are as if it did; "
             f"{counts} devices would do, or train.batch_tokens={batches}"
         )
     elif first % devices:
-        start = next(count for count in range(devices, full + 1, devices) if full % count == 0)
         yield (
             f"the first batch, of {first:,} {parts}, does not divide evenly among {devices:,} devices, and time and cost are as if it did; "
-            f"train.batch_start_tokens={start * unit:_} would"
+            f"train.batch_start_tokens={devices * unit:_} would"
         )
+
+
+def _divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def _around(wanted: int, numbers: list[int]) -> list[int]:
@@ -248,10 +254,12 @@ def _around(wanted: int, numbers: list[int]) -> list[int]:
 
 def _way_out(placement: Placement, fleet: Fleet, fewest: int | None) -> str:
     """Why it does not fit, and what would."""
-    wanted, room = placement.memory.total / 1e9, USABLE * fleet.device.memory_bytes / 1e9
-    told = f"does not fit: {wanted:,.1f} GB wanted of {room:,.1f} that a {fleet.device.name} has for tensors, with every saving; "
+    memory, room = placement.memory, USABLE * fleet.device.memory_bytes
+    of = f"{memory.total / 1e9:,.1f} GB wanted, with every saving, of the {room / 1e9:,.1f} that each {fleet.device.name} has for tensors"
+    told = f"does not fit: {of}; "
     if fewest is not None and fewest <= fleet.count:
         return told + "train.micro_batch=1 fits"
     if fewest is None:
-        return told + "no number of them would do; take a device with more memory, or set model.context_length lower"
+        shorter = ", or set model.context_length lower" if memory.weights < room else ""
+        return told + f"no number of them would do; take a device with more memory{shorter}"
     return told + f"at least {fewest:,} of them, sharded, or devices with more memory"

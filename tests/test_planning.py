@@ -117,8 +117,13 @@ def test_what_no_number_of_devices_holds_is_said() -> None:
     made = plan(of("gpt3.175b"), fleet("4096xt4"))
     assert made.fits is False
     assert made.fewest_devices is None
-    assert "no number of them would do" in made.notes[0]
+    assert made.notes[0].endswith("no number of them would do; take a device with more memory")
     assert made.seconds is not None
+
+
+def test_a_context_too_long_for_any_number_is_said_to_be() -> None:
+    made = plan(of("gpt2.124m", "model.context_length=65536", "train.micro_batch=1"), fleet("8xt4"))
+    assert made.notes[0].endswith("take a device with more memory, or set model.context_length lower")
 
 
 def test_a_micro_batch_of_ones_own_is_kept_and_told_if_it_is_too_large() -> None:
@@ -158,6 +163,12 @@ def test_what_is_advised_divides() -> None:
         for written in note.partition("train.batch_tokens=")[2].split(" or "):
             mended = plan(of("gpt2.124m", f"train.batch_tokens={written}"), fleet(f"{count}xa100"))
             assert not [note for note in mended.notes if "divide" in note]
+
+
+def test_a_huge_batch_takes_no_longer_to_plan() -> None:
+    made = plan(of("gpt2.124m", "model.context_length=1", "train.batch_tokens=1e12", "train.train_tokens=1e12"), fleet("7xa100"))
+    assert made.steps == 1
+    assert "divide" in made.notes[0]
 
 
 def test_full_precision_and_a_small_model_are_told_to_be_slower() -> None:

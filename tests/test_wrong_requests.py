@@ -144,7 +144,7 @@ CASES = [
     Wrong("unknown recipe", ["train", "dmeo"], [["dmeo: no such recipe", "did you mean demo?", "gpt2.124m"]]),
     Wrong("unknown size", ["plan", "gpt2.125m"], [["gpt2.125m: no such recipe", "did you mean gpt2.124m?"]]),
     Wrong(
-        "unknown device",
+        "unknown device to plan for",
         ["plan", "gpt2.124m", "--gpus", "8xh10"],
         [["--gpus: wanted a number and a device", "'8xh10'", "did you mean h100?"]],
     ),

@@ -104,20 +104,20 @@ def _table(made: Plan, settings: Settings) -> list[str]:
     """The plan in a few lines."""
     train, placed, memory, fleet = settings.train, made.placement, made.placement.memory, made.fleet
     grows = f", growing from {train.batch_start_tokens:,} over {train.batch_ramp_tokens:,} tokens" if train.batch_ramp_tokens else ""
-    weights = "weights gathered for use" if placed.layout == "fsdp" else "weights in 16 bits"
-    of = (
-        ""
-        if fleet is None
-        else f" of the {_size(fleet.device.memory_bytes)} of {'the' if fleet.count == 1 else 'each'} {fleet.device.name}"
-    )
+    computing = f"{_size(memory.activations)} activations, {_size(memory.logits)} logits"
+    if memory.weights:
+        computing = f"{_size(memory.weights)} weights {'gathered for use' if placed.layout == 'fsdp' else 'in 16 bits'}, {computing}"
+    where = "on one device"
+    if fleet is not None:
+        where = f"of the {_size(fleet.device.memory_bytes)} of {'the' if fleet.count == 1 else 'each'} {fleet.device.name}"
     at_once = "one sequence at a time" if placed.micro_batch == 1 else f"{placed.micro_batch:,} sequences at a time"
     rows = [
         ("training", f"{made.tokens:,} tokens in {made.steps:,} steps of {train.batch_tokens:,}{grows}"),
         ("work", f"{made.flops_per_token:.4g} FLOP a token, {made.flops:.4g} in all, by 6N + attention, as MFU counts"),
         ("", f"{made.flops_per_token_6n:.4g} FLOP a token, {made.flops_6n:.4g} in all, by 6N, as the GPT-3 paper counts"),
-        ("memory", f"{_size(memory.total)}{of or ' on one device'}, {at_once}"),
+        ("memory", f"{_size(memory.total)} {where}, {at_once}"),
         ("", f"{_size(memory.states)} weights, gradients and AdamW's two moments in fp32, 16 bytes a parameter"),
-        ("", f"{_size(memory.weights)} {weights}, {_size(memory.activations)} activations, {_size(memory.logits)} logits"),
+        ("", computing),
     ]
     if fleet is None or made.seconds is None or made.cost is None:
         return _rows([*rows, ("time", "unknown, and so the cost: name the devices, such as --gpus 8xh100")])
