@@ -25,6 +25,7 @@ from daybreak.evaluation.items import Item, TaskProblem
 from daybreak.evaluation.readers import reader
 from daybreak.evaluation.reading import encode
 from daybreak.evaluation.scoring import Likelihood, score
+from daybreak.evaluation.suite import BUDGETS
 from daybreak.inference.generate import Predictor, generate
 from daybreak.inference.sampling import Sampling
 
@@ -49,16 +50,16 @@ def run(
     device: torch.device | str = "cpu",
     limit: int | None = None,
     task_folder: Path | None = None,
-    budget: int = 4096,
+    token_budget: int | None = None,
 ) -> dict[str, Figures]:
     """Evaluates tasks, groups or tags of the harness, by its names; `task_folder` holds further ones in its YAML form.
 
-    A task that a group consists of stands beside it under its own name. `limit` takes only the first items of each task, `budget` is how
-    many tokens are read at once. Raises TaskProblem if the package is missing, a name is not known, or a task's data cannot be had.
+    A task that a group consists of stands beside it under its own name. `limit` takes only the first items of each task. Raises
+    TaskProblem if the package is missing, a name is not known, or a task's data cannot be had.
     """
     with _quiet():
         manager, evaluate = _open(names, task_folder)
-        lm = _language_model(Answers(predictor, tokenizer, context_length=context_length, device=device, budget=budget))
+        lm = _language_model(Answers(predictor, tokenizer, context_length=context_length, device=device, token_budget=token_budget))
         try:
             results = evaluate(
                 lm,
@@ -83,14 +84,20 @@ class Answers:
     """What the harness asks of a model: how likely it finds a text, and what it writes."""
 
     def __init__(
-        self, predictor: Predictor, tokenizer: Tokenizer, *, context_length: int, device: torch.device | str = "cpu", budget: int = 4096
+        self,
+        predictor: Predictor,
+        tokenizer: Tokenizer,
+        *,
+        context_length: int,
+        device: torch.device | str = "cpu",
+        token_budget: int | None = None,
     ) -> None:
         self.predictor = predictor
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.device = torch.device(device)
-        self.budget = budget
         self.reader = reader(predictor, device=device)
+        self.budget = token_budget or BUDGETS[self.device.type] // (1 if self.reader.halved else 8)
 
     def likelihoods(self, pairs: Iterable[tuple[str, str]]) -> list[Likelihood]:
         """Of each (context, continuation) the continuation's; neighbours with the same context are read together."""

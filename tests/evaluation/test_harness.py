@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from daybreak.data.tokenizer import load_tokenizer
-from daybreak.evaluation import harness
+from daybreak.evaluation import harness, suite
 from daybreak.evaluation.harness import Answers, figures
 from daybreak.evaluation.items import TaskProblem
 from daybreak.model.config import GPTConfig
@@ -69,7 +69,7 @@ def answers(**more):
 def test_likelihoods_are_those_computed_one_by_one(budget):
     pairs = [(row["context"], " " + ending) for row in CHOICES for ending in row["endings"]]
     pairs += [("", "A new text."), ("spaces  ", "at the end"), ("One", " two"), (" ", "x")]
-    found = answers(budget=budget).likelihoods(pairs)
+    found = answers(token_budget=budget).likelihoods(pairs)
     assert len(found) == len(pairs)
     for (context, continuation), likelihood in zip(pairs, found, strict=True):
         total, greedy = plain(context, continuation)
@@ -179,6 +179,36 @@ dataset_kwargs:
   cache_dir: {cache}
 test_split: test
 """
+# As the official files have them, what the harness's own rules clean away included.
+HELLASWAG = [
+    {"activity_label": label, "ctx": f"{a} {b}".strip(), "ctx_a": a, "ctx_b": b, "endings": endings, "label": number, "ind": number}
+    for number, (label, a, b, endings) in enumerate(
+        [
+            (
+                "Roof shingle removal",
+                "A man is sitting on a roof.",
+                "he",
+                ["is using wrap.", "is ripping [substeps] tiles off.", "falls", "x  y"],
+            ),
+            ("Finance", "[header] How to save [title] Open an account. [step] Go to a bank.", "", ["[substeps] Ask.", "Run [title] Hide."]),
+            ("Waiting", "One  waits.", "the other", ["waits too", "goes home early", " leaves"]),
+        ]
+    )
+]
+HELLASWAG_LINES = """process_docs: !function rules.process_docs
+doc_to_text: "{{query}}"
+doc_to_target: "{{gold}}"
+doc_to_choice: choices"""
+PAGES = [
+    ' = The Dawn = \n \n The sun \'s first rays , at 5 @.@ 30 , fall on " the hill " ( in the east ) . \n = = Later = = \n It rises . \n',
+    " = Night = \n A well @-@ known night \n",
+]
+WIKITEXT_LINES = """doc_to_text: ""
+doc_to_target: !function rules.wikitext_detokenizer
+process_results: !function rules.process_results"""
+RULES = """from lm_eval.tasks.hellaswag.utils import process_docs
+from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer
+"""
 KINDS = {
     "dawn_choice": (
         CHOICES,
@@ -198,6 +228,13 @@ KINDS = {
         'doc_to_text: ""\ndoc_to_target: "{{text}}"',
         ("word_perplexity", "byte_perplexity", "bits_per_byte"),
     ),
+    "dawn_hellaswag": (HELLASWAG, "multiple_choice", HELLASWAG_LINES, ("acc", "acc_norm")),
+    "dawn_wikitext": (
+        [{"page": page} for page in PAGES],
+        "loglikelihood_rolling",
+        WIKITEXT_LINES,
+        ("word_perplexity", "byte_perplexity", "bits_per_byte"),
+    ),
     "dawn_written": (
         [{"question": "Two and two is", "answer": "Four"}],
         "generate_until",
@@ -209,8 +246,9 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def task_folder(tmp_path_factory):
-    """Four tasks of the harness, in its YAML form, on files of this machine."""
+    """Six tasks of the harness, in its YAML form, on files of this machine."""
     folder = tmp_path_factory.mktemp("harness")
+    (folder / "rules.py").write_text(RULES, encoding="utf-8")
     for name, (rows, kind, text, metrics) in KINDS.items():
         data = folder / f"{name}.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -258,6 +296,30 @@ def test_scores_are_those_of_a_plain_computation(run):
     assert result["dawn_text"]["bits_per_byte"]["value"] == pytest.approx(nats / text_bytes / math.log(2), rel=1e-4)
     assert result["dawn_text"]["byte_perplexity"]["value"] == pytest.approx(math.exp(nats / text_bytes), rel=1e-4)
     assert result["dawn_text"]["bits_per_byte"]["stderr"] is None
+
+
+def test_our_suite_scores_the_same_items_alike(run, task_folder, tmp_path):
+    """Each task as ours reads it, and as the harness does, with its own rules where it has some."""
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in CHOICES), encoding="utf-8")
+    wiki = tmp_path / "wiki.test.raw"
+    wiki.write_text("\n".join(PAGES), encoding="utf-8")
+    ours = {
+        "dawn_choice": str(own),
+        "dawn_word": f"lambada={task_folder / 'dawn_word.jsonl'}",
+        "dawn_text": str(task_folder / "dawn_text.jsonl"),
+        "dawn_hellaswag": f"hellaswag:harness={task_folder / 'dawn_hellaswag.jsonl'}",
+        "dawn_wikitext": f"wikitext={wiki}",
+    }
+    theirs = run(*ours)
+    for name, task in zip(ours, suite.open_tasks(list(ours.values()), TOKENIZER), strict=True):
+        result = suite.run(task, MODEL, context_length=CONTEXT).figures()
+        assert set(theirs[name]) == set(result)
+        for metric, figure in result.items():
+            assert figure.value == pytest.approx(theirs[name][metric]["value"], rel=1e-4), (name, metric)
+            assert figure.n == theirs[name][metric]["n"]
+            if metric.startswith("acc"):
+                assert figure.stderr == pytest.approx(theirs[name][metric]["stderr"])
 
 
 def test_written_answers_are_compared(run, capsys):
