@@ -24,14 +24,23 @@ Kernel = Callable[[Tensor, Tensor, Tensor, float, int | None], Tensor]
 A query sees the `band` keys that end with its own, or all up to its own where the band is None."""
 
 BLOCK = 128
-"""How many queries `blocked` takes at once. On CPUs 64 is as quick and 256 slower, for bands of 256."""
+"""How many queries `blocked` takes at once. On CPUs 64 is as quick and 256 slower (docs/LOG.md)."""
 
 
 def plain(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band: int | None = None) -> Tensor:
-    """softmax(Q Kᵀ / sqrt(D) + mask) V, written out: the reference for every other kernel, and quick on CPUs."""
+    """The square of scores, written out: the reference for every other kernel, and quick on CPUs."""
     T, S = queries.shape[2], keys.shape[2]
     mask = None if T == 1 and _within(S, band) else _mask(_near, (T, S, band), queries)
     return _gather(queries, keys, values, dropout, mask)
+
+
+def _gather(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, mask: Tensor | None) -> Tensor:
+    """softmax(Q Kᵀ / sqrt(D) + mask) V: (..., T, D) queries and (..., S, D) keys and values -> (..., T, D)."""
+    scores = (queries * (1.0 / math.sqrt(queries.shape[-1]))) @ keys.transpose(-2, -1)  # (..., T, S)
+    if mask is not None:
+        scores = scores + mask
+    weights = F.dropout(F.softmax(scores, dim=-1, dtype=scores.dtype), dropout, training=dropout > 0)
+    return weights @ values
 
 
 def fused(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band: int | None = None) -> Tensor:
@@ -46,7 +55,7 @@ def fused(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band: i
 def blocked(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band: int | None = None) -> Tensor:
     """The plain one on blocks of queries, each with its own keys and the band before them: T W scores in place of T S."""
     T = queries.shape[2]
-    if band is None or keys.shape[2] <= band:
+    if band is None or band >= keys.shape[2]:
         return plain(queries, keys, values, dropout)
     keys, values = (each[:, :, -(T + band - 1) :] for each in (keys, values))  # what no query sees
     Q = min(BLOCK, band)
@@ -95,15 +104,6 @@ class Attention(nn.Module):
         gathered = self.kernel(queries, keys, values, self.dropout if self.training else 0.0, self.band)
         out: Tensor = self.out(gathered.transpose(1, 2).reshape(B, T, C))
         return out
-
-
-def _gather(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, mask: Tensor | None) -> Tensor:
-    """(..., T, D) queries and (..., S, D) keys and values -> (..., T, D); the mask is added to the scores."""
-    scores = (queries * (1.0 / math.sqrt(queries.shape[-1]))) @ keys.transpose(-2, -1)  # (..., T, S)
-    if mask is not None:
-        scores = scores + mask
-    weights = F.dropout(F.softmax(scores, dim=-1, dtype=scores.dtype), dropout, training=dropout > 0)
-    return weights @ values
 
 
 def _windows(padded: Tensor, Q: int, before: int) -> Tensor:
