@@ -12,13 +12,14 @@ import typer
 from daybreak.cli import speak
 
 if TYPE_CHECKING:
+    from daybreak.data.manifest import Manifest
     from daybreak.data.prepare import Progress
 
 _SOURCES = (
     "Text, jsonl or parquet files (.gz and .zst too), folders, hf:NAME[:CONFIG[:SPLIT]], - for standard input, python:docs, python:code."
 )
 
-_OPTIONS = ("vocab_size", "val_fraction", "split", "seed", "workers", "shard_tokens")
+_OPTIONS = ("vocab_size", "val_fraction", "split", "seed", "workers", "shard_tokens", "engine", "engine_address")
 """Those whose values can be wrong."""
 
 
@@ -35,9 +36,17 @@ def prepare(
     workers: Annotated[int | None, typer.Option(help="How many processes; as many as there are cores by default.")] = None,
     shard_tokens: Annotated[int, typer.Option(help="How many tokens a file holds.")] = 100_000_000,
     text_field: Annotated[str, typer.Option(help="The field of jsonl and parquet files that holds the text.")] = "text",
+    engine: Annotated[str, typer.Option(help="local: processes of this machine; dask: the workers of a cluster.")] = "local",
+    engine_address: Annotated[
+        str | None, typer.Option(help="The cluster's scheduler, such as tcp://HOST:8786; with dask and none, processes here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
-    """Turn text into token files, in parallel; stopped at any moment, the same command goes on."""
+    """Turn text into token files, in parallel; stopped at any moment, the same command goes on.
+
+    The result depends neither on the number of processes nor on the engine. Memory does not grow with the text, and the disk needs
+    about as much as the text itself; machines of a cluster share one file system with DIR and the sources.
+    """
     from daybreak.data.manifest import load_manifest
     from daybreak.data.prepare import prepare as prepared
 
@@ -53,6 +62,8 @@ def prepare(
             workers=workers,
             shard_tokens=shard_tokens,
             text_field=text_field,
+            engine=engine,
+            engine_address=engine_address,
         )
     _follow(steps)
     manifest = load_manifest(out)
@@ -62,43 +73,48 @@ def prepare(
         figures,
         as_json,
         f"{out}: {manifest.documents:,} documents ({manifest.duplicates:,} duplicates left out{skipped})\n"
-        f"train     {manifest.train.tokens:,} tokens, {manifest.train.text_bytes / 1e6:,.2f} MB of text\n"
-        f"val       {manifest.val.tokens:,} tokens, {manifest.val.text_bytes / 1e6:,.2f} MB of text\n"
+        f"train     {manifest.train.tokens:,} tokens, {figures['train_bytes'] / 1e6:,.2f} MB of text\n"
+        f"val       {manifest.val.tokens:,} tokens, {figures['val_bytes'] / 1e6:,.2f} MB of text\n"
         f"tokenizer {manifest.tokenizer['name']}, {manifest.tokenizer['vocab_size']:,} tokens",
     )
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of prepared data.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of prepared data, or of others' token shards.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> int:
-    """Check every file of prepared data against its checksum."""
+    """Check every file of prepared data against its checksum; of others' shards, which have none, the sizes and every id."""
+    from daybreak.data.foreign import is_foreign
     from daybreak.data.inspection import verify as verified
 
+    say_assumption(folder)
     problems = verified(folder)
-    text = "\n".join(problems) or f"{folder}: every byte is as it was written"
+    well = "every size is as its header says, every id a token" if is_foreign(folder) else "every byte is as it was written"
+    text = "\n".join(problems) or f"{folder}: {well}"
     speak.result({"data": str(folder), "problems": problems}, as_json, text)
     return int(bool(problems))
 
 
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of prepared data.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of prepared data, or of others' token shards.")],
     documents: Annotated[int, typer.Option(help="How many documents of each split to show.")] = 2,
     characters: Annotated[int, typer.Option(help="How much of each document to show.")] = 600,
     as_json: Annotated[bool, typer.Option("--json", help="Print all as one JSON object.")] = False,
 ) -> None:
     """Show the figures of prepared data, and decoded documents as the model will read them."""
     from daybreak.config import ConfigError
+    from daybreak.data.foreign import open_manifest
     from daybreak.data.inspection import sample_documents
-    from daybreak.data.manifest import load_manifest
 
     wanted = {"--documents": (documents, 0), "--characters": (characters, 1)}
     if wrong := [f"{name}: wanted at least {least}, came {came}" for name, (came, least) in wanted.items() if came < least]:
         raise ConfigError(wrong)
-    manifest = load_manifest(folder)
+    say_assumption(folder)
+    manifest = open_manifest(folder)
     figures = _figures(manifest)
     samples = {name: sample_documents(folder, name, documents, characters) for name in ("train", "val")}
-    lines = [f"{name:18}{value:,}" if isinstance(value, int) else f"{name:18}{value}" for name, value in figures.items()]
+    shown = {name: "not counted" if value is None else f"{value:,}" if isinstance(value, int) else value for name, value in figures.items()}
+    lines = [f"{name:18}{value}" for name, value in shown.items()]
     for name, texts in samples.items():
         for text in texts:
             lines += ["", f"--- {name} ---", text]
@@ -145,7 +161,16 @@ def _options_as_typed() -> Iterator[None]:
         ) from None
 
 
-def _figures(manifest: Any) -> dict[str, Any]:
+def say_assumption(folder: Path) -> None:
+    """Tells what is taken for granted of the data in a folder, if anything is."""
+    from daybreak.data.foreign import assumption
+
+    if told := assumption(folder):
+        speak.say(told)
+
+
+def _figures(manifest: Manifest) -> dict[str, Any]:
+    text_bytes = manifest.train.text_bytes
     return {
         "data": str(manifest.folder),
         "documents": manifest.documents,
@@ -155,7 +180,7 @@ def _figures(manifest: Any) -> dict[str, Any]:
         "val_tokens": manifest.val.tokens,
         "train_bytes": manifest.train.text_bytes,
         "val_bytes": manifest.val.text_bytes,
-        "bytes_per_token": round(manifest.train.text_bytes / max(1, manifest.train.tokens), 3),
+        "bytes_per_token": None if text_bytes is None else round(text_bytes / max(1, manifest.train.tokens), 3),
         "tokenizer": manifest.tokenizer["name"],
         "vocab_size": manifest.tokenizer["vocab_size"],
         "skipped": manifest.skipped,

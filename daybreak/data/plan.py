@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from daybreak import files
+from daybreak.data.documents import Unit
 from daybreak.data.manifest import MANIFEST, load_manifest
 from daybreak.data.shards import LARGEST_SHARD
-from daybreak.data.sources import Unit
 from daybreak.files import read_json, write_json
 
 WORK = ".prepare"
 PLAN = "plan.json"
-FORMAT = 1
+FORMAT = 2
 """Of the working files: another version of this program may cut the work into other parts, and then starts over."""
 LEARNED = ("bpe", "chars")
 """The tokenizers that are learned from the text; others are known before it is read."""

@@ -12,46 +12,11 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from daybreak.data import embedded
-
-
-class SourceProblem(ValueError):
-    """A source that is missing, damaged or without text; one line that names it and the way out."""
-
-
-class Document(NamedTuple):
-    """A text and where it came from."""
-
-    text: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A part of a source that is read alone: a file, or a shard of a dataset. Plain values, so that it can travel to a worker."""
-
-    kind: str
-    """Which reader it needs: "text", "jsonl", "parquet", "stdin", "docs", "code" or "hf"."""
-    path: str
-    """The file, or for "hf" the dataset's NAME:CONFIG:SPLIT."""
-    name: str
-    """What it is called in messages and manifests: the path as given, the module, the dataset."""
-    size: int = 0
-    """Bytes on the disk, or 0 if unknown."""
-    stamp: str = ""
-    """Changes when the content does: a file's modification time in nanoseconds, a dataset's revision."""
-    text_field: str = "text"
-    """The field or column that holds the text."""
-    named: bool = True
-    """Whether a person named this very file; one found in a folder is skipped where a named one is an error."""
-    shard: int = 0
-    shards: int = 1
-    """For "hf": which of how many parts of the dataset."""
-
+from daybreak.data import embedded, hub, parquet
+from daybreak.data.documents import Document, SourceProblem, Unit, one_line, without_surrogates
 
 PACKED = (".gz", ".zst")
 """Suffixes of what is decompressed as it is read."""
@@ -69,11 +34,6 @@ def read(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
         raise SourceProblem(
             f"{unit.name}: cannot be read ({error.strerror or one_line(error)}); check the file and its permissions"
         ) from None
-
-
-def one_line(error: BaseException) -> str:
-    """What an error of another library says, on one line and not too long."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 # --- Bytes ---
@@ -164,9 +124,26 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(parts)
 
 
+def _piece_lines(unit: Unit) -> Iterator[bytes]:
+    """The lines that begin in the unit's share of the file's bytes; the last of them may end beyond."""
+    size = Path(unit.path).stat().st_size
+    position, beyond = size * unit.shard // unit.shards, size * (unit.shard + 1) // unit.shards
+    with open(unit.path, "rb") as file:
+        if position:
+            file.seek(position - 1)
+            position += len(file.readline()) - 1
+        while position < beyond and (line := file.readline()):
+            position += len(line)
+            yield line
+
+
+def _place(unit: Unit, row: int) -> str:
+    return f"{unit.name}:{row}" if unit.shards == 1 else f"{unit.name}:{unit.shard}:{row}"
+
+
 def _read_jsonl(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
     parsed, bad, fields = 0, 0, set[str]()
-    for number, line in enumerate(_lines(_chunks(unit.path, unit.name)), 1):
+    for number, line in enumerate(_piece_lines(unit) if unit.shards > 1 else _lines(_chunks(unit.path, unit.name)), 1):
         if not line or line.isspace():
             continue
         try:
@@ -178,11 +155,13 @@ def _read_jsonl(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
         parsed += 1
         text = row.get(unit.text_field) if isinstance(row, dict) else None
         if isinstance(text, str):
-            yield Document(_without_surrogates(text, skips), f"{unit.name}:{number}")
+            yield Document(_whole_text(text, skips), _place(unit, number))
             fields.add(unit.text_field)
         else:
             skips["no text field"] += 1
             fields.update(row if isinstance(row, dict) and len(fields) < 20 else ())
+    if unit.shard:
+        return  # a file is judged by its first piece
     if bad and not parsed:
         raise SourceProblem(f"{unit.name}: wanted JSON lines, no line of {bad:,} is JSON; name it .txt if it is text")
     if parsed and unit.named and unit.text_field not in fields:
@@ -192,88 +171,33 @@ def _read_jsonl(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
         )
 
 
-def _without_surrogates(text: str, skips: Counter[str]) -> str:
-    r"""JSON may hold half of a pair such as \ud83d, which no encoding can write: it becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        skips["repaired"] += 1
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+def _whole_text(text: str, skips: Counter[str]) -> str:
+    mended = without_surrogates(text)
+    if mended is None:
+        return text
+    skips["repaired"] += 1
+    return mended
 
 
 def _read_parquet(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
     try:
         import pyarrow
-        import pyarrow.parquet
     except ImportError:
         raise SourceProblem(
             f"{unit.name}: reading parquet needs the package pyarrow; install it with: pip install 'daybreak[parquet]'"
         ) from None
     try:
-        with pyarrow.parquet.ParquetFile(unit.path) as file:
-            schema = file.schema_arrow
-            if unit.text_field not in schema.names:
-                columns = ", ".join(schema.names) or "none"
-                raise SourceProblem(f"{unit.name}: wanted a column {unit.text_field!r}, it has {columns}; choose one with --text-field")
-            kind = schema.field(unit.text_field).type
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[unit.text_field]):
-                for text in batch.column(0).to_pylist():
-                    if text is None:
-                        skips["no text field"] += 1
-                    elif isinstance(text, str):
-                        yield Document(text, f"{unit.name}:{row}")
-                    else:
-                        raise SourceProblem(
-                            f"{unit.name}: wanted text in column {unit.text_field!r}, came {kind}; choose another with --text-field"
-                        )
-                    row += 1
+        for row, text in enumerate(parquet.texts(unit.path, unit)):
+            if text is None:
+                skips["no text field"] += 1
+            else:
+                yield Document(text, _place(unit, row))
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's own; those of pyarrow have no number
             raise
         raise SourceProblem(
             f"{unit.name}: wanted a parquet file, it is damaged or of another kind ({one_line(error)}); fetch it again"
         ) from None
-
-
-def no_datasets(source: str) -> str:
-    """What to say if the library is not there."""
-    return f"{source}: reading from Hugging Face needs the package datasets; install it with: pip install 'daybreak[hf]'"
-
-
-def open_dataset(unit: Unit) -> Any:
-    """The unit's whole dataset as a stream of rows, at its revision. Raises SourceProblem if it cannot be opened."""
-    try:
-        import datasets
-    except ImportError:
-        raise SourceProblem(no_datasets(unit.name)) from None
-    name, config, split = unit.path.split(":")
-    try:
-        return datasets.load_dataset(name, config or None, split=split, streaming=True, revision=unit.stamp or None)
-    except Exception as error:
-        raise SourceProblem(f"{unit.name}: cannot be opened ({one_line(error)}); check name, configuration and split") from None
-
-
-def _read_dataset(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
-    data = open_dataset(unit)
-    if unit.shards > 1:
-        data = data.shard(num_shards=unit.shards, index=unit.shard)
-    rows = iter(data)
-    number = 0
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except Exception as error:  # what the library or the network raises has no common class
-            raise SourceProblem(f"{unit.name}: reading stopped at row {number:,} ({one_line(error)}); run again to continue") from None
-        text = row.get(unit.text_field)
-        if isinstance(text, str):
-            yield Document(_without_surrogates(text, skips), f"{unit.name}:{unit.shard}:{number}")
-        else:
-            skips["no text field"] += 1
-        number += 1
 
 
 def _read_docs(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
@@ -301,7 +225,7 @@ READERS: dict[str, Callable[[Unit, Counter[str]], Iterator[Document]]] = {
     "stdin": _read_stdin,
     "jsonl": _read_jsonl,
     "parquet": _read_parquet,
-    "hf": _read_dataset,
+    **hub.READERS,
     "docs": _read_docs,
     "code": _read_text,
 }

@@ -11,7 +11,7 @@ A source expands to units (`units`), one per file or dataset shard, each readabl
 | `web.parquet`               | each row's column `text`                                             |
 | any of the first two + `.gz`, `.zst` | the same, decompressed as it is read                        |
 | `folder/`                   | of every such file in it, in sorted order; hidden and binary skipped |
-| `hf:NAME[:CONFIG[:SPLIT]]`  | each row of a dataset on Hugging Face, streamed                      |
+| `hf:NAME[:CONFIG[:SPLIT]]`  | each row of a dataset on Hugging Face, read where it lies            |
 | `python:docs`, `python:code`| the English or the code that comes with Python and daybreak          |
 | `-`                         | the standard input                                                   |
 """
@@ -25,7 +25,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from daybreak.data import embedded
-from daybreak.data.readers import PACKED, Document, SourceProblem, Unit, no_datasets, one_line, open_dataset, read
+from daybreak.data.documents import Document, SourceProblem, Unit
+from daybreak.data.hub import dataset_units
+from daybreak.data.readers import PACKED, read
 
 __all__ = ["Document", "SourceProblem", "Unit", "documents", "read", "units"]
 
@@ -58,7 +60,7 @@ def units(source: str, *, text_field: str = "text", skips: Counter[str] | None =
     if source == "-":
         return [Unit("stdin", "-", "standard input")]
     if source.startswith("hf:"):
-        return _dataset_units(source, text_field)
+        return dataset_units(source, text_field)
     if source.startswith("python:"):
         return _python_units(source)
     path = Path(source)
@@ -147,32 +149,6 @@ def _python_units(source: str) -> list[Unit]:
         name = f"{file.package}: {file.name}"
         found.append(Unit(PYTHON_SOURCES[source], str(file.path), name, status.st_size, str(status.st_mtime_ns), named=False))
     return found
-
-
-def _dataset_units(source: str, text_field: str) -> list[Unit]:
-    parts = source.removeprefix("hf:").split(":")
-    if not parts[0] or len(parts) > 3:
-        raise SourceProblem(
-            f"{source}: wanted hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT, such as hf:HuggingFaceFW/fineweb-edu:sample-10BT"
-        )
-    name, config, split = (*parts, "", "")[:3]
-    path = ":".join((name, config, split or "train"))
-    try:
-        import huggingface_hub
-
-        revision = str(huggingface_hub.HfApi().dataset_info(name).sha or "")
-    except ImportError:
-        raise SourceProblem(no_datasets(source)) from None
-    except Exception as error:  # network, permissions, no such dataset: the library has its own class for each
-        raise SourceProblem(f"{source}: cannot be reached ({one_line(error)}); check the name and the network") from None
-    data = open_dataset(Unit("hf", path, source, stamp=revision, text_field=text_field))
-    columns = data.column_names
-    if columns is not None and text_field not in columns:
-        raise SourceProblem(f"{source}: wanted a column {text_field!r}, it has {', '.join(columns)}; choose one with --text-field")
-    info = (data.info.splits or {}).get(split or "train") if data.info else None
-    size = int(getattr(info, "num_bytes", 0) or 0)
-    shards = max(1, int(data.n_shards))
-    return [Unit("hf", path, source, size // shards, revision, text_field, True, shard, shards) for shard in range(shards)]
 
 
 def _told(skips: Counter[str]) -> str:

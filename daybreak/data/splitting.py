@@ -23,9 +23,6 @@ class Choice:
 
     split: str
     fraction: float
-    documents: int
-    """Different documents."""
-    duplicates: int
 
     def parts(self, text: str, draw: int) -> tuple[str, str]:
         """What of a document goes to train and what to val; `draw` is its random number of 64 bits."""
@@ -41,21 +38,25 @@ class Choice:
 
 
 def choose_split(documents: SortedDocuments, request: Request, work: Path, skips: Counter[str]) -> Choice:
-    """Decides from the hashes alone, and keeps the decision in .prepare/split.json. Raises UselessText if a split would be empty."""
+    """Decides from the hashes alone, and keeps the decision in .prepare/split.json. Raises UselessText if a split would be empty.
+
+    It reads no further than to where nothing that follows can change the decision: the first bucket of a large corpus.
+    """
     path = work / "split.json"
     if path.exists():
         return Choice(**read_json(path))
     if not documents.documents:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skips.items())) or "nothing"
         raise UselessText(f"{' '.join(request.sources)}: wanted text, found none; left out: {left_out}")
-    choice = Choice("document", request.val_fraction, 0, 0)
-    distinct = duplicates = val = 0
+    choice = Choice("document", request.val_fraction)
+    distinct = val = 0
     count = documents.bucket_count()
-    for number in range(count):
+    for number in range(count if request.split != "tail" else 0):
         bucket = documents.bucket(number, count)
         distinct += len(bucket)
-        duplicates += bucket.duplicates
         val += int((bucket.draws < np.uint64(choice.below)).sum())
+        if 0 < val < distinct and distinct * request.val_fraction >= FEWEST_VAL_DOCUMENTS:
+            break
     split = request.split
     empty = "val" if val == 0 else "train" if val == distinct else ""
     if split == "auto":
@@ -64,6 +65,6 @@ def choose_split(documents: SortedDocuments, request: Request, work: Path, skips
         raise UselessText(
             f"split document: of {distinct:,} documents none falls into {empty}; choose --split tail, or another --val-fraction or --seed"
         )
-    choice = Choice(split, request.val_fraction, distinct, duplicates)
+    choice = Choice(split, request.val_fraction)
     write_json(path, dataclasses.asdict(choice))
     return choice

@@ -19,9 +19,26 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Protocol, Self
 
 Task = Callable[..., Iterator[int]]
+
+
+class Engine(Protocol):
+    """What runs tasks: processes of this machine (`Workers`), or those of many (`engines.Dask`). A context manager."""
+
+    @property
+    def count(self) -> int:
+        """How many tasks run at once."""
+
+    def __enter__(self) -> Self:
+        """Gets ready."""
+
+    def __exit__(self, *_: object) -> None:
+        """Lets go of everything; tasks that still run stop."""
+
+    def map(self, task: Task, arguments: Sequence[tuple[Any, ...]]) -> Iterator[int]:
+        """Runs `task(*a)` for every a of `arguments` and yields the amounts that they yield, or their sums, as they come."""
 
 
 class WorkerProblem(RuntimeError):
@@ -41,7 +58,7 @@ class Workers:
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,7 +108,7 @@ class Workers:
 
     def _start(self, count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        with _no_interrupts(), _no_main():
+        with _no_interrupts(), hidden_main():
             while len(self._processes) < count:
                 here, there = context.Pipe()
                 process = context.Process(target=_serve, args=(there,), daemon=True)
@@ -122,7 +139,7 @@ def _no_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_main() -> Iterator[None]:
+def hidden_main() -> Iterator[None]:
     """Hides the caller's script while processes start: they need none of it, and would run it again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -17,8 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daybreak.data import assembly, sorting
-from daybreak.data import prepare as preparing
+from daybreak.data import assembly, frames, pieces, reading, sorting, tokenizing
 from daybreak.data.inspection import sample_documents, show, verify
 from daybreak.data.manifest import ManifestProblem, load_manifest
 from daybreak.data.plan import PrepareProblem, locked
@@ -124,15 +123,25 @@ def test_the_first_bytes_are_the_header_and_end_of_text(corpus, tmp_path):
     assert np.frombuffer(content[1024:1026], "<u2")[0] == 256
 
 
+def alone(units):
+    """A group for each piece."""
+    return [[piece] for unit in units for piece in pieces.pieces(unit)]
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(6)),
     cuts=st.lists(st.integers(0, 60), min_size=5, max_size=5).map(sorted),
     bucket_bytes=st.sampled_from([1_000, 20_000, 64_000_000]),
-    run_bytes=st.sampled_from([300, 5_000, 96_000_000]),
+    run_bytes=st.sampled_from([1_000, 5_000, 96_000_000]),
+    most_runs=st.sampled_from([1, 4, 1024]),
+    frame_bytes=st.sampled_from([100, 1 << 17]),
+    piece_bytes=st.sampled_from([1_000, 64_000_000]),
     tokenizer=st.sampled_from(["bytes", "chars", "bpe"]),
 )
-def test_the_bytes_do_not_depend_on_how_the_work_is_cut(tmp_path_factory, order, cuts, bucket_bytes, run_bytes, tokenizer):
+def test_the_bytes_do_not_depend_on_how_the_work_is_cut(
+    tmp_path_factory, order, cuts, bucket_bytes, run_bytes, most_runs, frame_bytes, piece_bytes, tokenizer
+):
     folder = tmp_path_factory.mktemp("cut")
     texts = made_text(60)
     plain = write_jsonl(folder / "plain.jsonl", texts)
@@ -143,8 +152,14 @@ def test_the_bytes_do_not_depend_on_how_the_work_is_cut(tmp_path_factory, order,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sorting, "BUCKET_BYTES", bucket_bytes)
         patch.setattr(sorting.SortedDocuments.bucket_count, "__defaults__", (bucket_bytes,))
-        patch.setattr(preparing, "writing_sorted", lambda *a: sorting.writing_sorted(*a, run_bytes=run_bytes))
-        patch.setattr(preparing, "_grouped", lambda units: [[unit] for unit in units])
+        patch.setattr(reading, "writing_sorted", lambda *a: sorting.writing_sorted(*a, run_bytes=run_bytes))
+        patch.setattr(reading, "MOST_RUNS", most_runs)
+        patch.setattr(reading, "MERGED_RUNS", 3)
+        patch.setattr(frames, "FRAME_BYTES", frame_bytes)
+        patch.setattr(pieces, "PIECE_BYTES", piece_bytes)
+        patch.setattr(tokenizing, "MOST_STRETCHES", 4)
+        patch.setattr(pieces, "grouped", alone)
+        patch.setattr(reading, "grouped", alone)
         run([files[place] for place in order], folder / "cut", **options)
     assert shards(folder / "once") == shards(folder / "cut")
     once, cut = load_manifest(folder / "once"), load_manifest(folder / "cut")
@@ -161,8 +176,9 @@ def test_one_process_and_two_write_the_same(corpus, tmp_path):
 
 SCRIPT = """
 import sys
-from daybreak.data import prepare, sorting
-prepare._grouped = lambda units: [[unit] for unit in units]
+from daybreak.data import prepare, reading, sorting
+reading.grouped = lambda units: [[unit] for unit in units]
+reading.MOST_RUNS, reading.MERGED_RUNS = 2, 2
 sorting.SortedDocuments.bucket_count.__defaults__ = (2_000,)
 for progress in prepare.prepare([sys.argv[1]], sys.argv[2], tokenizer="bpe", vocab_size=300, workers=int(sys.argv[3]), val_fraction=0.1):
     print(progress.stage, flush=True)
@@ -209,7 +225,7 @@ def test_stopped_between_any_two_steps_it_goes_on(corpus, tmp_path):
 
 
 def test_what_was_read_is_not_read_again(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "_grouped", lambda units: [[unit] for unit in units])
+    monkeypatch.setattr(reading, "grouped", alone)
     story = prepare([str(corpus)], tmp_path / "data", **BYTES)
     for progress in story:
         if progress.stage == "read" and 0 < progress.done < progress.total:
@@ -342,7 +358,8 @@ def test_shards_have_the_size_that_was_asked_for(corpus, tmp_path):
 
 
 def test_a_million_tiny_documents_and_a_long_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "TOLD_BYTES", 10_000)  # so that all that is done in between is done
+    for room in (reading, tokenizing):
+        monkeypatch.setattr(room, "TOLD_BYTES", 10_000)  # so that all that is done in between is done
     texts = [str(number) for number in range(20_000)] + ["long " * 200_000]
     run([write_jsonl(tmp_path / "a.jsonl", texts)], tmp_path / "data")
     assert sorted(decoded(tmp_path / "data", "train") + decoded(tmp_path / "data", "val")) == sorted(texts)
@@ -418,7 +435,7 @@ def test_too_little_space_is_said_before_it_begins(corpus, tmp_path, monkeypatch
         run([corpus], tmp_path / "data")
 
 
-@pytest.mark.parametrize(("room", "name"), [(preparing, "writing_sorted"), (preparing, "replacing"), (assembly, "ShardWriter")])
+@pytest.mark.parametrize(("room", "name"), [(reading, "writing_sorted"), (tokenizing, "replacing"), (assembly, "replacing")])
 def test_a_full_disk_keeps_the_work(corpus, tmp_path, monkeypatch, room, name):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -476,7 +493,7 @@ def test_workers_start_beside_threads():
 def test_every_part_of_a_dataset_is_read_alone():
     parts = [Unit("hf", "some/set::train", "hf:some/set", shard=shard, shards=3) for shard in range(3)]
     files = [Unit("text", f"{number}.txt", f"{number}.txt", 10) for number in range(3)]
-    assert preparing._grouped([*parts, *files]) == [[parts[0]], [parts[1]], [parts[2], *files]]
+    assert pieces.grouped([*parts, *files])[:2] == [[parts[0]], [parts[1]]]
 
 
 # --- inspection ---

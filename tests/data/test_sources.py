@@ -6,15 +6,15 @@ import json
 import os
 import pickle
 import sys
-import types
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daybreak.data import pieces
 from daybreak.data.sources import SourceProblem, Unit, documents, read, units
 
 
@@ -212,73 +212,75 @@ def test_zst_without_its_library_says_what_to_install(tmp_path, monkeypatch):
     assert "pip install zstandard" in problem(tmp_path / "a.txt.zst")
 
 
-# --- Hugging Face, with a library of the same interface in its place ---
+# --- large files in pieces ---
 
 
-class Rows:
-    """A streamed dataset of three shards."""
-
-    n_shards = 3
-    column_names = ("text", "id")
-    info = types.SimpleNamespace(splits={"train": types.SimpleNamespace(num_bytes=300)})
-
-    def __init__(self, rows, failing=False):
-        self.rows, self.failing = rows, failing
-
-    def shard(self, num_shards, index):
-        return Rows(self.rows[index::num_shards], self.failing)
-
-    def __iter__(self):
-        yield from self.rows
-        if self.failing:
-            raise ConnectionError("the line\nwent dead")
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    state = types.SimpleNamespace(asked=[], failing=False)
-
-    def load_dataset(name, config, *, split, streaming, revision):
-        assert streaming
-        state.asked.append((name, config, split, revision))
-        if name == "nobody/closed":
-            raise ValueError("unknown config\nsecond line")
-        return Rows([{"text": f"row {i}"} for i in range(6)] + [{"text": None}], state.failing)
-
-    class HfApi:
-        def dataset_info(self, name):
-            if name == "nobody/nothing":
-                raise ValueError("404\nnot found")
-            return types.SimpleNamespace(sha="abc123")
-
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=HfApi))
-    return state
+@settings(max_examples=60)
+@given(
+    lines=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(str.strip), min_size=1, max_size=30),
+    size=st.integers(1, 400),
+    crlf=st.booleans(),
+    closed=st.booleans(),
+)
+def test_the_pieces_of_a_file_hold_each_line_once(tmp_path_factory, lines, size, crlf, closed):
+    path = tmp_path_factory.mktemp("pieces") / "a.jsonl"
+    end = b"\r\n" if crlf else b"\n"
+    path.write_bytes(end.join(json.dumps({"text": line}, ensure_ascii=False).encode() for line in lines) + end * closed)
+    [unit] = units(str(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "PIECE_BYTES", size)
+        cut = pieces.pieces(unit)
+    assert sum(piece.size for piece in cut) == unit.size
+    assert [document.text for piece in cut for document in read(piece, Counter())] == lines
 
 
-def test_a_dataset_is_one_unit_per_shard_at_one_revision(hub):
-    found = units("hf:some/set:config")
-    assert [(unit.shard, unit.shards, unit.size, unit.stamp) for unit in found] == [(i, 3, 100, "abc123") for i in range(3)]
+def test_a_piece_without_the_field_is_no_mistake(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(jsonl({"text": "here"}, *({"other": 1} for _ in range(50))))
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 100)
     skips = Counter()
-    assert sorted(texts("hf:some/set:config:train", skips=skips)) == [f"row {i}" for i in range(6)]
-    assert skips == {"no text field": 1}
-    assert set(hub.asked) == {("some/set", "config", "train", "abc123")}
+    [unit] = units(str(path))
+    assert [document.text for piece in pieces.pieces(unit) for document in read(piece, skips)] == ["here"]
+    assert skips == {"no text field": 50}
+    path.write_bytes(jsonl(*({"other": 1} for _ in range(50)), {"text": "late"}))
+    with pytest.raises(SourceProblem, match="--text-field"):
+        list(read(pieces.pieces(units(str(path))[0])[0], Counter()))
 
 
-def test_what_the_hub_has_not_is_named(hub):
-    assert "404 not found" in problem("hf:nobody/nothing")
-    assert "unknown config second line" in problem("hf:nobody/closed")
-    assert "it has text, id" in problem("hf:some/set", text_field="body")
-    assert "hf:NAME:CONFIG" in problem("hf:a:b:c:d")
-    hub.failing = True
-    assert "reading stopped at row" in problem("hf:some/set")
+def test_what_is_packed_or_one_document_stays_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 10)
+    for name in ("a.jsonl.zst", "a.parquet.gz", "book.txt"):
+        unit = Unit("text" if name.endswith("txt") else "jsonl", name, name, 1000)
+        assert pieces.pieces(unit) == [unit]
 
 
-def test_the_hub_without_its_library_says_what_to_install(monkeypatch, hub):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "pip install 'daybreak[hf]'" in problem("hf:some/set")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install 'daybreak[hf]'" in problem("hf:some/set")
+def test_parquet_is_cut_at_its_row_groups(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    rows = [f"row {number}" for number in range(100)]
+    parquet.write_table(pyarrow.table({"text": rows}), path, row_group_size=7)
+    [unit] = units(str(path))
+    for size in (unit.size, unit.size // 4, unit.size // 40):
+        monkeypatch.setattr(pieces, "PIECE_BYTES", size)
+        cut = pieces.pieces(unit)
+        assert len(cut) >= unit.size // size
+        assert [document.text for piece in cut for document in read(piece, Counter())] == rows
+
+
+def test_small_units_go_together_and_large_corpora_make_no_more_parts():
+    def size(group):
+        return sum(unit.size for unit in group)
+
+    small = [Unit("text", f"{number}.txt", "", 1_000) for number in range(25_000)]
+    groups = pieces.grouped(small)
+    assert [unit.path.rpartition("/")[2] for group in groups for unit in group] == [unit.path for unit in small]
+    assert max(map(len, groups)) <= pieces.MOST_UNITS
+    assert max(map(size, groups)) <= 1_000_000
+    large = [Unit("hub", f"hf://{number}.parquet", "", 2_000_000_000) for number in range(500)]
+    groups = pieces.grouped(large)
+    assert len(groups) <= 2 * pieces.MOST_PARTS
+    assert sum(map(size, groups)) == 500 * 2_000_000_000
 
 
 def test_real_text_in_shared_data_is_read():
