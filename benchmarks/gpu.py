@@ -1,4 +1,4 @@
-"""What needs a GPU: kernels checked against the plain one, a run stopped and resumed, and tokens per second at every GPT-2 size.
+"""What needs a GPU: kernels checked against the plain one and timed, a run stopped and resumed, tokens per second at every GPT-2 size.
 
     bash benchmarks/gpu.sh
 
@@ -7,6 +7,7 @@ Without a GPU the same runs on a tiny model, so that this file is known to work 
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -18,13 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from attention import milliseconds
 from record import bar, record
 
 import daybreak as db
 from daybreak import machine
 from daybreak.data.batches import Ahead
 from daybreak.data.prepare import prepare
-from daybreak.model.attention import KERNELS
+from daybreak.model import flex
+from daybreak.model.attention import KERNELS, Kernel, blocked
 from daybreak.model.flops import flops_per_token
 from daybreak.training.precision import MixedPrecision
 
@@ -50,20 +53,34 @@ class RandomTokens:
 
 
 def check_kernels() -> list[dict[str, Any]]:
-    """Relative error of each attention kernel against the plain one in fp64, forward and backward."""
+    """Relative error of each attention kernel against the plain one in fp64, dense and banded, forward and backward."""
+    kernels: dict[str, Kernel] = {**KERNELS, "blocked": blocked, **({"flex": flex.attention} if ON_GPU else {})}
     rows = []
-    for dtype, limit in ((torch.float32, 1e-3), (torch.bfloat16, 2e-2)):
+    for (dtype, limit), band in itertools.product(((torch.float32, 1e-3), (torch.bfloat16, 2e-2)), (None, 100)):
         exact = [torch.randn(2, 4, 256, 64, device=DEVICE, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-        reference = KERNELS["plain"](*exact, 0.0)
+        reference = KERNELS["plain"](*exact, 0.0, band)
         weight = torch.randn_like(reference)
         wanted = [reference, *torch.autograd.grad((reference * weight).sum(), exact)]
-        for name, kernel in KERNELS.items():
+        for name, kernel in kernels.items():
             inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
-            out = kernel(*inputs, 0.0)
+            out = kernel(*inputs, 0.0, band)
             came = [out, *torch.autograd.grad((out * weight.to(dtype)).sum(), inputs)]
             errors = [float((a.detach().double() - b.detach()).norm() / b.detach().norm()) for a, b in zip(came, wanted, strict=True)]
-            rows.append({"kernel": name, "dtype": str(dtype), "worst_relative_error": max(errors), "limit": limit})
+            rows.append({"kernel": name, "band": band, "dtype": str(dtype), "worst_relative_error": max(errors), "limit": limit})
     return rows
+
+
+def time_band() -> dict[str, Any]:
+    """Milliseconds of attention, forward and backward, dense and with GPT-3's band of 256 in 2,048 tokens."""
+    T, band, B, H = (2048, 256, 8, 12) if ON_GPU else (256, 32, 1, 2)
+    kernels: dict[str, tuple[Kernel, int | None]] = {
+        "dense auto": (KERNELS["auto"], None),
+        "banded auto": (KERNELS["auto"], band),
+        "banded blocked": (blocked, band),
+        "banded fused": (KERNELS["fused"], band),
+    }
+    took = milliseconds(kernels, (B, H, T, 64), DEVICE, torch.bfloat16 if ON_GPU else torch.float32, rounds=10 if ON_GPU else 2)
+    return {"check": "band", "tokens": T, "band": band, "sequences": B, "heads": H, "milliseconds": took}
 
 
 def check_resume() -> dict[str, Any]:
@@ -139,7 +156,8 @@ def main() -> None:
     """Everything, most important first."""
     kernels = check_kernels()
     resume = check_resume()
-    rows: list[dict[str, Any]] = [*kernels, resume]
+    band = time_band()
+    rows: list[dict[str, Any]] = [*kernels, resume, band]
     if ON_GPU:
         for name, sequences, steps in SIZES:
             torch.cuda.reset_peak_memory_stats()
@@ -149,10 +167,17 @@ def main() -> None:
     else:
         rows.append(measure("tiny", TINY, 8, 5))
     bars = [
-        bar(f"{row['kernel']} attention in {row['dtype']}: relative error", row["worst_relative_error"], f"<= {row['limit']}")
+        bar(
+            f"{row['kernel']} attention over {row['band'] or 'all'} tokens in {row['dtype']}: relative error",
+            row["worst_relative_error"],
+            f"<= {row['limit']}",
+        )
         for row in kernels
     ]
     bars.append(bar("largest difference of a loss after a resume", resume["largest_difference"], "<= 1e-3"))
+    if ON_GPU:
+        ratio = band["milliseconds"]["banded auto"] / band["milliseconds"]["dense auto"]
+        bars.append(bar(f"time of a band of {band['band']} to dense attention, {band['tokens']} tokens", ratio, "< 1"))
     # The tiny run on a CPU only shows that this works; a GPU's figures are not to be overwritten by it.
     record("gpu" if ON_GPU else "gpu_tiny", bars, rows)
 
