@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from daybreak.data.manifest import Manifest, load_manifest
+from daybreak.data.foreign import open_manifest, open_tokenizer
+from daybreak.data.manifest import Manifest
 from daybreak.data.shards import TokenStream
-from daybreak.data.tokenizer import Tokenizer, load_tokenizer
+from daybreak.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Data:
-    """A prepared data folder, opened."""
+    """A data folder, opened: ours, or token shards of others."""
 
     folder: Path
     manifest: Manifest
@@ -22,12 +23,12 @@ class Data:
 
     @staticmethod
     def open(folder: Path) -> Data:
-        """Raises a named error if the folder is no prepared data."""
-        manifest = load_manifest(folder)
+        """Raises a named error if the folder holds neither prepared data nor token shards of others."""
+        manifest = open_manifest(folder)
         return Data(
             folder,
             manifest,
-            load_tokenizer(folder / "tokenizer"),
+            open_tokenizer(manifest),
             TokenStream(manifest.shard_paths("train")),
             TokenStream(manifest.shard_paths("val")),
         )

@@ -129,7 +129,7 @@ def open_folder(out: Path, settings: Settings, data: Data) -> bool:
     if not saved_path.exists():
         try:
             data.tokenizer.save(out / "tokenizer")
-            files.write_json(out / "data.json", files.read_json(data.folder / "manifest.json"))
+            files.write_json(out / "data.json", data.manifest.to_dict())
             files.write_json(saved_path, config.to_dict(settings))  # last: with it the folder is a run
         except OSError as error:
             raise _unwritable(out, error) from None

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from daybreak.cli import speak
+from daybreak.cli.data import say_assumption
 
 if TYPE_CHECKING:
     from daybreak.settings import Settings
@@ -49,6 +50,8 @@ def train(
         if as_json:
             speak.result(_result(folder, _last_event(folder)), as_json, "")
         return 0
+    if not quiet:
+        say_assumption(Path(settings.data.dir))
     last: dict[str, Any] = {}
     with Quiet() if quiet else watching(speak.console()) as show:
         for last in story.events(settings, folder):

@@ -8,23 +8,30 @@ from pathlib import Path
 
 import numpy as np
 
+from daybreak.data import foreign
 from daybreak.data.manifest import MANIFEST, Manifest, ManifestProblem, data_fingerprint, load_manifest, manifest_damage
 from daybreak.data.shards import ShardProblem, TokenStream, read_shard
-from daybreak.data.tokenizer import load_tokenizer
 from daybreak.files import mismatches
+
+_FAR = 1 << 22
+"""How many tokens a document is looked for backwards."""
 
 
 def verify(folder: Path) -> list[str]:
     """What is wrong with a data folder, one sentence per finding; an empty list means that every byte is as it was written.
 
-    Raises ManifestProblem if there is no manifest to compare with.
+    Token shards of others come without checksums: of them it means that every size is its header's and every id a token. Raises
+    ManifestProblem if there are neither a manifest to compare with nor shards of others.
     """
     return [problem for _, problem in checks(folder) if problem]
 
 
 def checks(folder: Path) -> Iterator[tuple[str, str]]:
-    """For each file as it is checked its name and what is wrong with it, or "". Raises ManifestProblem if there is no manifest."""
+    """For each file as it is checked its name and what is wrong with it, or "". Raises as `verify` does."""
     folder = Path(folder)
+    if foreign.is_foreign(folder):
+        yield from foreign.checks(folder)
+        return
     if not (folder / MANIFEST).is_file():
         load_manifest(folder)  # raises, and says why
     try:
@@ -59,8 +66,9 @@ class Overview:
 
     manifest: Manifest
     tokens: int
-    text_bytes: int
-    bytes_per_token: float
+    text_bytes: int | None
+    """None for shards of others, which nobody counted."""
+    bytes_per_token: float | None
     """Of text; end-of-text tokens are not counted."""
     samples: dict[str, list[str]]
     """The beginnings of some documents of "train" and of "val"."""
@@ -71,12 +79,14 @@ def show(folder: Path, documents: int = 2, characters: int = 600) -> Overview:
 
     Raises ManifestProblem, ShardProblem or the tokenizer's problem if the folder is not whole.
     """
-    manifest = load_manifest(folder)
+    manifest = foreign.open_manifest(folder)
     splits = (manifest.train, manifest.val)
-    tokens, text_bytes = sum(split.tokens for split in splits), sum(split.text_bytes for split in splits)
-    text_tokens = tokens - sum(split.documents for split in splits)
+    tokens = sum(split.tokens for split in splits)
+    counted = [(split.documents, split.text_bytes) for split in splits if split.documents is not None and split.text_bytes is not None]
+    text_bytes = sum(size for _, size in counted) if len(counted) == len(splits) else None
+    text_tokens = tokens - sum(documents for documents, _ in counted)
     samples = {name: sample_documents(folder, name, documents, characters) for name in ("train", "val")}
-    return Overview(manifest, tokens, text_bytes, text_bytes / max(1, text_tokens), samples)
+    return Overview(manifest, tokens, text_bytes, None if text_bytes is None else text_bytes / max(1, text_tokens), samples)
 
 
 def sample_documents(folder: Path, split: str, documents: int, characters: int, seed: int = 0) -> list[str]:
@@ -84,14 +94,14 @@ def sample_documents(folder: Path, split: str, documents: int, characters: int, 
 
     A document is chosen by a random token of it, so that long ones come more often, as they do in training.
     """
-    manifest = load_manifest(folder)
-    tokenizer = load_tokenizer(manifest.folder / "tokenizer")
+    manifest = foreign.open_manifest(folder)
+    tokenizer = foreign.open_tokenizer(manifest)
     stream = TokenStream(manifest.shard_paths(split))
     random = np.random.default_rng(seed)
     starts: dict[int, None] = {}
     for _ in range(20 * documents):
-        if len(starts) < documents:
-            starts[_document_start(stream, int(random.integers(len(stream))), tokenizer.eot) + 1] = None
+        if len(starts) < documents and (start := _document_start(stream, int(random.integers(len(stream))), tokenizer.eot)) < len(stream):
+            starts[start] = None
     texts = []
     for start in starts:
         tokens = stream.read(start, min(4 * characters, len(stream) - start))  # a character has at most four tokens: one per byte
@@ -101,12 +111,16 @@ def sample_documents(folder: Path, split: str, documents: int, characters: int, 
 
 
 def _document_start(stream: TokenStream, position: int, eot: int) -> int:
-    """Where the document that holds `position` begins: its end-of-text token, which stands before it."""
+    """Where the text of the document that holds `position` begins: after the nearest end-of-text token up to there.
+
+    In a text without such tokens, as others have them, at the beginning, or not far before `position` if that is far away.
+    """
     end = position + 1
-    while end > 0:
-        begin = max(0, end - 65_536)
+    first = max(0, end - _FAR)
+    while end > first:
+        begin = max(first, end - 65_536)
         found = np.flatnonzero(stream.read(begin, end - begin) == eot)
         if len(found):
-            return begin + int(found[-1])
+            return begin + int(found[-1]) + 1
         end = begin
-    return 0
+    return first

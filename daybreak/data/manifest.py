@@ -23,12 +23,12 @@ class ManifestProblem(ValueError):
 class Split:
     """One of the two parts of the data."""
 
-    documents: int
-    """How many documents begin in it."""
+    documents: int | None
+    """How many documents begin in it; None where others wrote it and nobody counted."""
     tokens: int
     """How many tokens, one end-of-text token before each document included."""
-    text_bytes: int
-    """The text as UTF-8."""
+    text_bytes: int | None
+    """The text as UTF-8; None likewise."""
     shards: tuple[str, ...]
     """The files that hold the tokens, in order."""
 
@@ -44,9 +44,9 @@ class Manifest:
     tokenizer: dict[str, Any]
     """`name`, `fingerprint`, `vocab_size`, `eot`."""
     split: str
-    """How validation was chosen: "document" (by the hash of each) or "tail" (the end of each)."""
-    documents: int
-    """Different documents, in both splits together."""
+    """How validation was chosen: "document" (by the hash of each), "tail" (the end of each), or "published" (by others)."""
+    documents: int | None
+    """Different documents, in both splits together; None where nobody counted."""
     duplicates: int
     """Exact copies that were left out."""
     skipped: dict[str, int]

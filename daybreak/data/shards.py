@@ -148,6 +148,9 @@ def _read_npy(path: Path) -> Tokens:
         raise ShardProblem(
             f"{path}: wanted one row of uint16 tokens, came an array of {tokens.dtype} with shape {tokens.shape}; prepare it again"
         )
+    size, expected = path.stat().st_size, tokens.offset + tokens.nbytes  # type: ignore[attr-defined]
+    if size != expected:
+        raise ShardProblem(f"{path}: its header says {expected:,} bytes, the file has {size:,}: damaged; copy it again")
     return tokens
 
 
