@@ -6,12 +6,12 @@ Nothing is guessed: a device that is not in the table of `devices.py` has no pea
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import random
 import re
 import sys
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -21,23 +21,11 @@ from daybreak import devices
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process's place among those that torchrun started; alone it is rank 0 of 1."""
+def choose_device(wanted: str = "auto", local_rank: int | None = None) -> torch.device:
+    """The device to compute on: the one wanted, or the best there is; for one of several processes the one of its number.
 
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-
-    @staticmethod
-    def from_environment() -> Ranks:
-        """Reads what torchrun sets."""
-        number = {name: int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))}
-        return Ranks(number["RANK"], number["LOCAL_RANK"], number["WORLD_SIZE"])
-
-
-def choose_device(wanted: str = "auto") -> torch.device:
-    """The device to compute on: the one wanted, or the best there is. Raises ValueError if it is not there."""
+    Raises ValueError if it is not there.
+    """
     if wanted != "auto" and not is_device(wanted):
         raise ValueError(f"wanted auto, cpu, cuda, cuda:N or mps as the device, came '{wanted}'")
     available = ["cpu"]
@@ -49,8 +37,12 @@ def choose_device(wanted: str = "auto") -> torch.device:
     if kind not in available:
         raise ValueError(f"wanted the device {wanted}, this machine has {', '.join(available)}; choose one of these or auto")
     device = torch.device(kind if wanted == "auto" else wanted)
+    if device.type == "cuda" and local_rank is not None:
+        if device.index is not None:
+            raise ValueError(f"wanted auto, cpu or cuda, as each of several processes takes a device of its own; came {wanted}")
+        device = torch.device("cuda", local_rank)
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise ValueError(f"wanted the device {wanted}, this machine has cuda:0 to cuda:{count - 1}; choose one of these or auto")
+        raise ValueError(f"wanted the device {device}, this machine has cuda:0 to cuda:{count - 1}; choose one of these or auto")
     return device
 
 
@@ -107,8 +99,10 @@ def prepare_cpu(threads: int | None = None) -> None:
         mallopt(m_top_pad, 64 << 20)
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds every random generator that a run may draw from."""
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seeds every random generator that a run may draw from; in each process of a run otherwise, lest they drop out the same places."""
+    if rank:
+        seed = int.from_bytes(hashlib.sha256(f"{seed}:{rank}".encode()).digest()[:8], "little") >> 1
     random.seed(seed)
     torch.manual_seed(seed)
 

@@ -14,11 +14,13 @@ import torch
 
 from daybreak import checkpoint, config, files, machine, metrics
 from daybreak.corpus import Data
-from daybreak.data.steps import Steps, largest_micro_batch
+from daybreak.data.steps import Steps, indivisible, largest_micro_batch
 from daybreak.data.tokenizer import Tokenizer
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import parameter_count
 from daybreak.settings import Settings, decides_result
+from daybreak.training.parallel import Layout
+from daybreak.world import ALONE, World, ranks_from_environment
 
 _LOCK = ".lock"
 _MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
@@ -39,49 +41,102 @@ def resolve_vocabulary(shape: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
     return shape
 
 
-def resolve(settings: Settings) -> tuple[Settings, Data, torch.device, machine.Precision]:
+def own_device(settings: Settings) -> torch.device:
+    """The device of this process, by which it is to meet the others; the CPU where the settings name none that is there."""
+    _, local_rank, size, _ = ranks_from_environment()
+    with contextlib.suppress(ValueError):
+        return machine.choose_device(settings.machine.device, local_rank if size > 1 else None)
+    return torch.device("cpu")
+
+
+def resolve(settings: Settings, world: World = ALONE) -> tuple[Settings, Data, torch.device, machine.Precision, Layout]:
     """Fills in what only the machine and the data know. Raises ConfigError with everything that cannot work."""
     problems = config.check(settings)
     wrong = "machine.device"
     device, precision = torch.device("cpu"), machine.choose_precision(torch.device("cpu"))
     try:
-        device = machine.choose_device(settings.machine.device)
+        device = machine.choose_device(settings.machine.device, world.local_rank if world.size > 1 else None)
         wrong = "machine.precision"
         precision = machine.choose_precision(device, settings.machine.precision)
     except ValueError as error:
         problems.append(f"{wrong}: {error}")
-    if (world_size := machine.Ranks.from_environment().world_size) > 1:
-        problems.append(f"WORLD_SIZE: wanted 1, came {world_size}; this version trains on one device, start it without torchrun")
     if not Path(settings.data.dir).exists():
         problems.append(_no_data(settings))
     if problems:
         raise config.ConfigError(problems)
     data = Data.open(Path(settings.data.dir))
     settings = dataclasses.replace(settings, model=resolve_vocabulary(settings.model, data.tokenizer))
-    short = [
+    layout = _layout(settings, device, world)
+    problems = [
+        *_too_short(settings, data),
+        *_too_large(settings, device, layout, world),
+        *_indivisible(settings, layout, precision, world),
+    ]
+    if problems:
+        raise config.ConfigError(problems)
+    return settings, data, device, precision, layout
+
+
+def _too_short(settings: Settings, data: Data) -> list[str]:
+    length = settings.model.context_length
+    way = "add text or set model.context_length lower"
+    wanted = (
+        ("training", data.train, length + 1, f"one window of context_length = {length}", way),
+        ("validation", data.val, 2, "one prediction", "prepare it again with a larger --val-fraction"),
+    )
+    return [
         f"data.dir: its {split} text has {len(stream):,} tokens, wanted at least {least:,} for {why}; {way}"
-        for split, stream, least, why, way in (
-            (
-                "training",
-                data.train,
-                settings.model.context_length + 1,
-                f"one window of context_length = {settings.model.context_length}",
-                "add text or set model.context_length lower",
-            ),
-            ("validation", data.val, 2, "one prediction", "prepare it again with a larger --val-fraction"),
-        )
+        for split, stream, least, why, way in wanted
         if len(stream) < least
     ]
-    least = 16 * parameter_count(settings.model, padded=True)  # weights, gradients and AdamW's two moments in fp32
+
+
+def _state_bytes(settings: Settings) -> int:
+    """Weights, gradients and AdamW's two moments in fp32."""
+    return 16 * parameter_count(settings.model, padded=True)
+
+
+def _layout(settings: Settings, device: torch.device, world: World) -> Layout:
+    """The layout that the settings want, or the plainest that leaves activations a third of each device's memory."""
+    if world.size == 1:
+        return "single"
+    if settings.machine.parallel != "auto":
+        return settings.machine.parallel
+    memory = _memory(device, world)
+    state = 1.5 * _state_bytes(settings)
+    if memory is None or state < memory:
+        return "ddp"
+    return "hsdp" if world.size > world.local_size and state / world.local_size < memory else "fsdp"
+
+
+def _memory(device: torch.device, world: World) -> int | None:
+    """What one process has to itself, in bytes; None where it cannot be told."""
     memory = machine.total_memory(device)
-    if memory is not None and least > memory:
-        short.append(
-            f"model: wanted one that fits into the {memory / 1e9:,.0f} GB of the {device}, this one takes {least / 1e9:,.0f} GB to train; "
-            "set model.n_layer or model.d_model lower"
-        )
-    if short:
-        raise config.ConfigError(short)
-    return settings, data, device, precision
+    return memory if memory is None or device.type == "cuda" else memory // world.local_size
+
+
+def _too_large(settings: Settings, device: torch.device, layout: Layout, world: World) -> list[str]:
+    shares = {"fsdp": world.size, "hsdp": world.local_size}.get(layout, 1)
+    least, memory = _state_bytes(settings) // shares, _memory(device, world)
+    if memory is None or least <= memory:
+        return []
+    way = "" if shares > 1 or world.size == 1 else ", or machine.parallel=fsdp"
+    return [
+        f"model: wanted one that fits into the {memory / 1e9:,.0f} GB of the {device}, this one takes {least / 1e9:,.0f} GB to train; "
+        f"set model.n_layer or model.d_model lower{way}"
+    ]
+
+
+def _indivisible(settings: Settings, layout: Layout, precision: machine.Precision, world: World) -> Iterator[str]:
+    """What several processes cannot share as asked."""
+    plan = settings.train
+    first = "batch_tokens" if plan.batch_start_tokens is None else "batch_start_tokens"
+    if problem := indivisible(getattr(plan, first), settings.model.context_length, plan.micro_batch or 1, world.size):
+        yield f"train.{first}: {problem}"
+    if layout == "hsdp" and (world.size % world.local_size or world.size == world.local_size):
+        yield f"machine.parallel: wanted several nodes of equally many devices for hsdp, came {world.size} devices, {world.local_size} here"
+    if layout in ("fsdp", "hsdp") and precision == "fp16":
+        yield "machine.precision: wanted bf16 or fp32 for shards, came fp16; set machine.precision=fp32 or machine.parallel=ddp"
 
 
 def _no_data(settings: Settings) -> str:
@@ -95,11 +150,20 @@ def _no_data(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def holding(out: Path) -> Iterator[None]:
-    """Makes the run's folder and keeps other processes from training in it.
+def holding(out: Path, world: World = ALONE) -> Iterator[None]:
+    """Makes the run's folder and keeps other runs from training in it; the leading process holds it for all.
 
     Raises FileProblem if one does, or if the folder holds something else.
     """
+    with contextlib.ExitStack() as held:
+        with world.together():
+            if world.leads:
+                held.enter_context(_holding(out))
+        yield
+
+
+@contextlib.contextmanager
+def _holding(out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise files.FileProblem(f"{out}: wanted a folder for the run, came a file; give another --out")
     names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")} if out.is_dir() else set()
@@ -123,8 +187,16 @@ def _unwritable(out: Path, error: OSError) -> files.FileProblem:
     return files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out")
 
 
-def open_folder(out: Path, settings: Settings, data: Data) -> bool:
+def open_folder(out: Path, settings: Settings, data: Data, world: World = ALONE) -> bool:
     """Makes the folder a run's, or checks that the run there belongs to these settings. True if it is new; call it within `holding`."""
+    new = False
+    with world.together():
+        if world.leads:
+            new = _open_folder(out, settings, data)
+    return bool(world.agree(new))
+
+
+def _open_folder(out: Path, settings: Settings, data: Data) -> bool:
     saved_path = out / "settings.json"
     if not saved_path.exists():
         try:
@@ -173,6 +245,6 @@ def is_finished(out: Path, settings: Settings) -> bool:
     return not ends or ends[-1] >= steps_to_take(settings)
 
 
-def micro_batch(batch_tokens: int, context_length: int, device: torch.device) -> int:
-    """How many sequences to compute at once: what the device holds comfortably and divides the batch."""
-    return largest_micro_batch(batch_tokens // context_length, _MICRO_BATCH_TOKENS[device.type] // context_length)
+def micro_batch(batch_tokens: int, context_length: int, device: torch.device, world_size: int = 1) -> int:
+    """How many sequences to compute at once: what the device holds comfortably and divides its share of the batch."""
+    return largest_micro_batch(batch_tokens // context_length // world_size, _MICRO_BATCH_TOKENS[device.type] // context_length)

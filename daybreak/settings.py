@@ -102,10 +102,18 @@ class EvalSettings:
     """How many validation tokens an evaluation during training reads, always the same ones."""
     final_tokens: int | None = None
     """How many the evaluation at the end reads; none reads all."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to run while training and at the end, such as hellaswag,lambada; `daybreak eval --help` names all."""
+    tasks_every_tokens: int = 524_288_000
+    """How many training tokens lie between two runs of the tasks."""
+    task_items: int | None = 1000
+    """How many items of each task are run while training, always the same ones; none runs all, as the end does."""
+    task_files: str | None = None
+    """The folder that has the tasks' files; none looks in the cache, then downloads."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with these values, as (field, sentence)."""
-        for name in ("every_tokens", "tokens", "final_tokens"):
+        for name in ("every_tokens", "tokens", "final_tokens", "tasks_every_tokens", "task_items"):
             if (value := getattr(self, name)) is not None and value < 1:
                 yield name, f"wanted at least 1, came {value}"
 
@@ -166,11 +174,21 @@ class MachineSettings:
     """How many CPU threads to compute with; none leaves it to torch."""
     attention: Literal["auto", "fused", "plain"] = "auto"
     """The attention kernel; auto takes the faster for the device."""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    """Under torchrun: a copy on each device, shards over all, or shards within a node and copies between; auto by the model's size."""
+    recompute: bool = False
+    """Keep only each block's input and compute the rest again in the backward pass: less memory, about a third more work."""
+    compile: bool = False
+    """Compile each block with torch.compile; the first step takes longer, the others less."""
+    patience: float = 600.0
+    """Under torchrun: how many seconds a process waits for the others before it gives up."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with these values, as (field, sentence)."""
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
             yield "device", f"wanted auto, cpu, cuda, cuda:N or mps, came '{self.device}'"
+        if self.patience <= 0:
+            yield "patience", f"wanted more than 0 seconds, came {self.patience}"
         if self.threads is not None and self.threads < 1:
             yield "threads", f"wanted at least 1 or none, came {self.threads}"
 

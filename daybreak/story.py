@@ -11,32 +11,36 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from daybreak import checkpoint, config, machine, metrics
+from daybreak import checkpoint, machine, metrics
 from daybreak.corpus import Data
 from daybreak.data.batches import Ahead, Batches, validation_windows
 from daybreak.data.steps import Steps
-from daybreak.evaluation.score import Score, compressed_bits_per_byte, score
+from daybreak.evaluating import run_tasks, score_validation
+from daybreak.evaluation.score import Score, compressed_bits_per_byte
+from daybreak.evaluation.suite import Task, open_tasks
 from daybreak.inference.sampling import PredictionFailed
 from daybreak.loading import Model, write_model
 from daybreak.model import init
 from daybreak.model.attention import KERNELS
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.opening import holding, micro_batch, open_folder, resolve, steps_to_take
+from daybreak.opening import holding, micro_batch, open_folder, own_device, resolve, steps_to_take
 from daybreak.settings import Settings
 from daybreak.stopping import Stopping
 from daybreak.training.guard import Guard, TrainingFailed
+from daybreak.training.late import Late
 from daybreak.training.loop import Step, train
 from daybreak.training.optimizers import make_optimizer
+from daybreak.training.parallel import Across, across, recompute_blocks
 from daybreak.training.precision import MixedPrecision
 from daybreak.training.schedules import Schedule, warmup_cosine
+from daybreak.world import World, is_lost, joined
 
 Event = dict[str, Any]
 
@@ -59,46 +63,35 @@ def run(settings: Settings, out: str | Path, show: Callable[[Event], None] | Non
 def events(settings: Settings, out: str | Path) -> Iterator[Event]:
     """Trains, evaluates, samples, saves; yields what happens as it happens.
 
-    The last event is `end`, or `stop` after SIGINT or SIGTERM. Raises ConfigError for settings that cannot work (all told at
-    once), FileProblem for files, RunFailed where the work fails.
+    The last event is `end`, or `stop` after a signal. Started by torchrun, all processes tell the same story and the leading one writes
+    it down. Raises ConfigError for settings that cannot work (all told at once), FileProblem for files, RunFailed where the work fails,
+    FailedElsewhere where it fails in another process.
     """
     out = Path(out)
-    settings, data, device, precision = resolve(settings)
-    with holding(out), Stopping() as stopping:
-        folder_is_new = open_folder(out, settings, data)
-        story = _Story(settings, out, data, device, precision)
-        try:
-            yield from story.tell(stopping, folder_is_new)
-        except (TrainingFailed, PredictionFailed) as error:
-            raise RunFailed(str(error)) from None
-        except OSError as error:
-            raise RunFailed(
-                f"{out}: {error.strerror or error}; free space or mend the folder, then give the same command to go on"
-            ) from None
-        finally:
-            story.close()
-
-
-def evaluate(model: Model, data: Data) -> Score:
-    """Scores a loaded model on the whole validation text of prepared data. Raises ConfigError if their tokenizers differ."""
-    if model.tokenizer.fingerprint != data.tokenizer.fingerprint:
-        names = f"wanted the model's {model.tokenizer.name} tokenizer, came another ({data.tokenizer.name})"
-        raise config.ConfigError([f"{data.folder}: {names}; prepare the text again with --tokenizer MODEL_DIR"])
-    precision = MixedPrecision(machine.choose_precision(model.device), model.device)
-    return score_validation(model.gpt, data, precision, batch=micro_batch(8192, model.config.context_length, model.device))
-
-
-def score_validation(gpt: GPT, data: Data, precision: MixedPrecision, batch: int, most_tokens: int | None = None) -> Score:
-    """Scores a GPT on the fixed validation windows, all of them or the first `most_tokens` tokens."""
-    gpt.eval()
-
-    def predict(tokens: Tensor) -> Tensor:
-        with precision.autocast():
-            logits: Tensor = gpt(tokens)
-        return logits
-
-    windows = validation_windows(data.val, gpt.config.context_length, most_tokens)
-    return score(predict, data.val, windows, data.tokenizer.byte_lengths(), device=precision.device, batch=batch)
+    with joined(own_device(settings), settings.machine.patience) as world:
+        with world.together():
+            settings, data, device, precision, layout = resolve(settings, world)
+            tasks = _open_tasks(settings, data)
+        with holding(out, world), Stopping() as stopping:
+            folder_is_new = open_folder(out, settings, data, world)
+            story = _Story(settings, out, data, device, precision, tasks, world, across(layout, world, device))
+            try:
+                yield from story.tell(stopping, folder_is_new)
+            except (TrainingFailed, PredictionFailed) as error:
+                raise RunFailed(str(error)) from None
+            except OSError as error:
+                raise RunFailed(
+                    f"{out}: {error.strerror or error}; free space or mend the folder, then give the same command to go on"
+                ) from None
+            except RuntimeError as error:
+                if not is_lost(error):
+                    raise
+                raise RunFailed(
+                    f"rank {world.rank}: lost the others at step {story.done}; {world.roll_call()}. The same command goes on from "
+                    f"the newest checkpoint ({str(error).splitlines()[0]})"
+                ) from None
+            finally:
+                story.close()
 
 
 def learning_rates(settings: Settings) -> Schedule:
@@ -110,38 +103,69 @@ def learning_rates(settings: Settings) -> Schedule:
     return warmup_cosine(plan.learning_rate, floor, plan.warmup_tokens, end)
 
 
+class Tasks(NamedTuple):
+    """What is run while training, and what at the end."""
+
+    training: list[Task]
+    final: list[Task]
+
+
+def _open_tasks(settings: Settings, data: Data) -> Tasks:
+    wanted = settings.eval
+    folder = None if wanted.task_files is None else Path(wanted.task_files)
+    if not wanted.tasks:
+        return Tasks([], [])
+    return Tasks(open_tasks(wanted.tasks, data.tokenizer, folder, wanted.task_items), open_tasks(wanted.tasks, data.tokenizer, folder))
+
+
 class _Story:
     """One run in memory: what it works with, and the parts of its story."""
 
-    def __init__(self, settings: Settings, out: Path, data: Data, device: torch.device, precision: machine.Precision) -> None:
-        self.settings, self.out, self.data, self.device = settings, out, data, device
+    def __init__(
+        self,
+        settings: Settings,
+        out: Path,
+        data: Data,
+        device: torch.device,
+        precision: machine.Precision,
+        tasks: Tasks,
+        world: World,
+        ways: Across,
+    ) -> None:
+        self.settings, self.out, self.data, self.device, self.tasks = settings, out, data, device, tasks
+        self.world, self.across = world, ways
         if device.type == "cpu":
             machine.prepare_cpu(settings.machine.threads)
-        machine.seed_everything(settings.train.seed)
+        machine.seed_everything(settings.train.seed, world.rank)
         shape, plan = settings.model, settings.train
         self.facts = {
             "parameters": parameter_count(shape),
             "flops_per_token": flops_per_token(shape),
             **machine.facts(device, precision),
+            "layout": ways.layout,
+            "devices": world.size,
         }
-        self.gpt = init.build(shape, plan.seed, device, KERNELS[settings.machine.attention])
+        self.gpt = self._build()
         self.optimizer = make_optimizer(
             plan.optimizer, self.gpt, weight_decay=plan.weight_decay, betas=(plan.beta1, plan.beta2), epsilon=plan.epsilon
         )
         self.precision = MixedPrecision(precision, device)
-        self.guard = Guard()
+        self.guard = Guard(device)
         self.batches = Batches(
             data.train,
             context_length=shape.context_length,
             batch_tokens=Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens),
-            micro_batch=plan.micro_batch or micro_batch(plan.batch_start_tokens or plan.batch_tokens, shape.context_length, device),
+            micro_batch=plan.micro_batch
+            or micro_batch(plan.batch_start_tokens or plan.batch_tokens, shape.context_length, device, world.size),
             seed=plan.seed,
+            rank=world.rank,
+            world_size=world.size,
         )
         self.ahead = Ahead(self.batches, device)
         self.model = Model(self.gpt, data.tokenizer)
-        self.metrics = metrics.MetricsFile(out / "metrics.jsonl")
+        self.metrics = metrics.MetricsFile(out / "metrics.jsonl") if world.leads else None
         self.steps = steps_to_take(settings)
-        self.done = 0
+        self.done = self.stopped_by = 0
 
     @property
     def tokens(self) -> int:
@@ -152,9 +176,9 @@ class _Story:
         """The whole story."""
         yield self._begin(new)
         yield from self._train(stopping)
-        if stopping.signal is not None and self.done < self.steps:
+        if self.stopped_by and self.done < self.steps:
             yield self._save()
-            yield self._event("stop", reason=signal.Signals(stopping.signal).name, signal=stopping.signal)
+            yield self.event("stop", reason=signal.Signals(self.stopped_by).name, signal=self.stopped_by)
             return
         stopping.release()  # the weights are final and about to be saved; from here on Ctrl-C may simply interrupt
         yield self._save()
@@ -163,7 +187,21 @@ class _Story:
     def close(self) -> None:
         """Ends the reading thread and the metrics file."""
         self.ahead.close()
-        self.metrics.close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def _build(self) -> GPT:
+        """The model, or this process's part of it, with no weights yet."""
+        with torch.device("meta"):
+            gpt = GPT(self.settings.model, KERNELS[self.settings.machine.attention])
+        if self.settings.machine.recompute:
+            recompute_blocks(gpt)
+        self.across.place(gpt)
+        gpt.to_empty(device=self.device)
+        if self.settings.machine.compile:
+            for block in gpt.blocks:
+                block.compile()
+        return gpt
 
     def _begin(self, new: bool) -> Event:
         restored = None if new else checkpoint.restore(self.out, self.gpt, self.optimizer)
@@ -176,51 +214,83 @@ class _Story:
             "val_tokens": len(self.data.val),
         }
         if restored is None:
-            return self._event("start", **plan)
+            init.initialize(self.gpt, self.settings.train.seed, self.across.write)
+            return self.event("start", **plan)
         self.done = restored.step
-        self.guard.skipped_in_a_row = restored.state["skipped_in_a_row"]
+        self.guard.load_state_dict(restored.state["guard"])
         self.precision.load_state_dict(restored.state["precision"])
-        return self._event("resume", **plan, path=str(restored.path), rejected=list(restored.rejected))
+        return self.event("resume", **plan, path=str(restored.path), rejected=list(restored.rejected))
 
     def _train(self, stopping: Stopping) -> Iterator[Event]:
-        settings, saved_at, last = self.settings, time.monotonic(), time.monotonic()
-        schedule = learning_rates(settings)
+        settings = self.settings
+        self.saved_at = self.told_at = time.monotonic()
         prompts = settings.sample.prompts or ("",)
+        late: Late[Step] = Late(self.device)
         steps = train(
             self.gpt,
             self.optimizer,
             self.ahead,
-            schedule,
+            learning_rates(settings),
             steps=self.steps,
             start=self.done,
             max_norm=settings.train.grad_clip,
             precision=self.precision,
             guard=self.guard,
+            across=self.across,
         )
         for step in steps:
             self.done = step.number + 1
-            yield self._step_event(step, time.monotonic() - last)
-            if self._passes(settings.eval.every_tokens):
+            self.world.note(self.done)
+            yield from map(self._told, late.put(step, step.verdict.figures))
+            stop, save = self.world.highest(stopping.signal or 0, int(self._save_is_due()))  # the same for all processes
+            evaluate, sample = self._passes(settings.eval.every_tokens), self._passes(settings.sample.every_tokens)
+            tasks = bool(self.tasks.training) and self._passes(settings.eval.tasks_every_tokens)
+            if not (stop or save or evaluate or sample or tasks or self.done == self.steps):
+                continue
+            yield from map(self._told, late.rest())
+            if evaluate:
                 yield self._evaluate(settings.eval.tokens)
-            if self._passes(settings.sample.every_tokens):
+            if tasks:
+                yield self._run_tasks(self.tasks.training)
+            if sample:
                 turn = self.tokens // settings.sample.every_tokens - 1  # the same after a resume
                 yield self._sample(prompts[turn % len(prompts)], turn)
-            if stopping.signal is not None:
+            if stop:
+                self.stopped_by = stop
                 return
-            due = time.monotonic() - saved_at > settings.checkpoint.every_seconds and self.done < self.steps
-            if due and step.accepted:  # a run that may have diverged does not push out what it could go back to
+            if save and self.accepted:  # a run that may have diverged does not push out what it could go back to
                 yield self._save()
-                saved_at = time.monotonic()
-            last = time.monotonic()
+                self.saved_at = time.monotonic()
+            self.told_at = time.monotonic()  # what was done in between counts for no step
+
+    def _told(self, step_and_figures: tuple[Step, list[float]]) -> Event:
+        """A step as an event, once its figures have come from the device."""
+        step, figures = step_and_figures
+        told = self.guard.tell(step.number, figures)
+        now = time.monotonic()
+        speed = self.batches.steps.batch(step.number) / (now - self.told_at)
+        self.told_at, self.accepted = now, told.accepted
+        where = {"step": step.number + 1, "tokens": step.tokens, "loss": told.loss, "grad_norm": told.grad_norm}
+        if told.accepted:
+            return self.event("step", **where, learning_rate=step.learning_rate, tokens_per_second=round(speed, 1))
+        event = self.event("skip", **where, reason=told.reason)
+        if told.trouble is not None:
+            raise TrainingFailed(f"step {step.number + 1}: {told.trouble.said}; begin a new run with a lower train.learning_rate")
+        return event
+
+    def _save_is_due(self) -> bool:
+        return self.done < self.steps and time.monotonic() - self.saved_at > self.settings.checkpoint.every_seconds
 
     def _finish(self) -> Iterator[Event]:
         """Evaluates on the whole validation text, writes the samples and the model."""
         for turn, prompt in enumerate(self.settings.sample.prompts):
             yield self._sample(prompt, self.done + turn)
         most_tokens = self.settings.eval.final_tokens
+        if self.tasks.final:
+            yield self._run_tasks(self.tasks.final)
         result, text = self._score(most_tokens), self._validation_text(most_tokens)
         write_model(self.out / "model", self.gpt, self.data.tokenizer)
-        yield self._event(
+        yield self.event(
             "end", **_figures(result), val_bytes=result.text_bytes, compressors=compressed_bits_per_byte(text), run=str(self.out)
         )
 
@@ -237,24 +307,28 @@ class _Story:
         """Whether the step just done has crossed a multiple of `every` tokens; the end of the run has its own evaluation."""
         return self.done < self.steps and self.tokens // every > self.batches.steps.before(self.done - 1) // every
 
-    def _step_event(self, step: Step, seconds: float) -> Event:
-        loss, grad_norm = float(step.loss), float(step.grad_norm)
-        if not step.accepted:
-            return self._event("skip", reason="the loss or the gradient was not finite", loss=loss, grad_norm=grad_norm)
-        speed = self.batches.steps.batch(step.number) / seconds
-        return self._event("step", loss=loss, learning_rate=step.learning_rate, grad_norm=grad_norm, tokens_per_second=round(speed, 1))
-
     def _evaluate(self, most_tokens: int | None) -> Event:
-        return self._event("eval", **_figures(self._score(most_tokens)))
+        return self.event("eval", **_figures(self._score(most_tokens)))
 
     def _score(self, most_tokens: int | None) -> Score:
-        return score_validation(self.gpt, self.data, self.precision, self.batches.micro_batch, most_tokens)
+        with _plainly():
+            return score_validation(self.gpt, self.data, self.precision, self.batches.micro_batch, most_tokens, self.world, self.across)
+
+    def _run_tasks(self, tasks: Sequence[Task]) -> Event:
+        with _plainly():
+            return self.event("tasks", tasks=run_tasks(tasks, self.gpt, self.precision, self.world, self.across))
 
     def _sample(self, prompt: str, turn: int) -> Event:
         wanted, seed = self.settings.sample, self.settings.train.seed + turn  # another one each time, lest the samples resemble each other
-        self.gpt.eval()
-        pieces = self.model.write(prompt, max_tokens=wanted.max_tokens, temperature=wanted.temperature, top_k=wanted.top_k, seed=seed)
-        return self._event("sample", prompt=prompt, text="".join(pieces))
+        text = ""
+        if self.world.leads or self.across.divided:  # of a model that is divided every pass needs all; all write the same
+            self.gpt.eval()
+            with _plainly():
+                pieces = self.model.write(
+                    prompt, max_tokens=wanted.max_tokens, temperature=wanted.temperature, top_k=wanted.top_k, seed=seed
+                )
+                text = "".join(pieces)
+        return self.event("sample", prompt=prompt, text=text)
 
     def _save(self) -> Event:
         started = time.monotonic()
@@ -266,16 +340,23 @@ class _Story:
             optimizer=self.optimizer,
             state={
                 "precision": self.precision.state_dict(),
-                "skipped_in_a_row": self.guard.skipped_in_a_row,
+                "guard": self.guard.state_dict(),
             },
             keep=self.settings.checkpoint.keep,
         )
-        return self._event("checkpoint", path=str(path), seconds=round(time.monotonic() - started, 3))
+        return self.event("checkpoint", path=str(path), seconds=round(time.monotonic() - started, 3))
 
-    def _event(self, kind: str, **values: Any) -> Event:
+    def event(self, kind: str, **values: Any) -> Event:
+        """Something that happened, written down by the leading process."""
         event = {"event": kind, "step": self.done, "tokens": self.tokens, "time": round(time.time(), 3), **values}
-        self.metrics.write(event)
+        if self.metrics is not None:
+            self.metrics.write(event)
         return event
+
+
+def _plainly() -> Any:
+    """Blocks that are compiled run as they are written: the shapes here change from call to call, and compiling for each takes longer."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def _figures(result: Score) -> Event:

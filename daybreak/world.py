@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,12 @@ class World:
         return ", ".join(told)
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether an exchange failed because another process is gone, or does not answer in time."""
+    words = ("gloo", "NCCL", "Connection closed", "Connection reset", "timed out", "Timed out")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
 class FailedElsewhere(RuntimeError):
     """Another process of this world could not go on, and says why; this one has nothing to add."""
 
@@ -135,10 +143,10 @@ def joined(device: torch.device, patience: float = 600.0) -> Iterator[World]:
         return
     timeout = datetime.timedelta(seconds=patience)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore("group", store),
+        store=PrefixStore("group", store),
         rank=rank,
         world_size=size,
         timeout=timeout,
@@ -146,7 +154,7 @@ def joined(device: torch.device, patience: float = 600.0) -> Iterator[World]:
     )
     group = dist.new_group(backend="gloo", timeout=timeout)
     try:
-        yield World(rank, local_rank, size, local_size, group, dist.PrefixStore("steps", store))
+        yield World(rank, local_rank, size, local_size, group, PrefixStore("steps", store))
         dist.barrier(group=group)  # gloo's threads may abort a process that leaves before the others have heard from it
     finally:
         dist.destroy_process_group()

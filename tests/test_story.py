@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from tiny import tiny_documents, tiny_settings, write_jsonl
 
 import daybreak as db
-from daybreak import checkpoint, corpus, metrics, opening, story
+from daybreak import checkpoint, corpus, metrics, opening
 from daybreak.config import ConfigError
 from daybreak.data.prepare import prepare
+from daybreak.evaluating import score_validation
 from daybreak.files import FileProblem
 from daybreak.model.init import build
 from daybreak.story import RunFailed, events, run
@@ -159,7 +160,7 @@ def test_the_validation_loss_does_not_depend_on_the_batch(data_dir, most):
     data = corpus.Data.open(data_dir)
     model = build(opening.resolve_vocabulary(tiny_settings(data_dir).model, data.tokenizer), 0)
     precision = MixedPrecision("fp32", torch.device("cpu"))
-    scores = [story.score_validation(model, data, precision, batch, most) for batch in (1, 3, 8, 1000)]
+    scores = [score_validation(model, data, precision, batch, most) for batch in (1, 3, 8, 1000)]
     assert {result.tokens for result in scores} == {len(data.val) - 1 if most is None else most}
     assert {round(result.loss, 5) for result in scores} == {round(scores[0].loss, 5)}
 
@@ -353,7 +354,7 @@ def test_a_run_that_diverges_fails_by_name_and_its_skips_are_told(data_dir, tmp_
         run(diverging(data_dir, "sample.every_tokens=1M"), tmp_path / "run")
     rows = list(metrics.read(tmp_path / "run" / "metrics.jsonl"))
     skips = [row for row in rows if row["event"] == "skip"]
-    assert len(skips) == 19  # the twentieth ended it
+    assert len(skips) == 20
     assert skips[-1]["loss"] is None  # JSON has no NaN
 
 

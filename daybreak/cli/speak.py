@@ -75,6 +75,9 @@ def failure(error: Exception) -> int:
         say(f"error: {_one_line(message)}" + (f" (`{where.command_path} --help` tells more)" if where else ""))
         return 2
     ours = type(error).__module__.startswith("daybreak.")
+    follows = os.environ.get("RANK", "0") != "0"  # of several processes the first says what is wrong with the request, for all
+    if follows and (isinstance(error, ValueError) or type(error).__name__ == "FailedElsewhere"):
+        return 2 if isinstance(error, ValueError) else 1
     if isinstance(error, ValueError):  # each of our own problems is one; a part that was asked for the impossible raises it too
         for problem in getattr(error, "problems", None) or (str(error).splitlines() if ours else [str(error)]):
             say(f"error: {_one_line(problem)}")

@@ -43,19 +43,24 @@ def train(
     settings, folder = request(recipe, edits or [], out)
     from daybreak import opening, story
     from daybreak.cli.progress import Quiet, watching
+    from daybreak.world import ranks_from_environment
 
+    leads = ranks_from_environment()[0] == 0  # and speaks for all
     if opening.is_finished(folder, settings):
         opening.check_folder(folder, settings)
-        speak.say(f"{folder} is finished; `daybreak sample {folder}` lets it write, another --out begins a new run")
-        if as_json:
+        if leads:
+            speak.say(f"{folder} is finished; `daybreak sample {folder}` lets it write, another --out begins a new run")
+        if as_json and leads:
             speak.result(_result(folder, _last_event(folder)), as_json, "")
         return 0
-    if not quiet:
+    if leads and not quiet:
         say_assumption(Path(settings.data.dir))
     last: dict[str, Any] = {}
-    with Quiet() if quiet else watching(speak.console()) as show:
+    with watching(speak.console()) if leads and not quiet else Quiet() as show:
         for last in story.events(settings, folder):
             show.event(last)
+    if not leads:
+        return 0 if last["event"] == "end" else 128 + int(last["signal"])
     from daybreak.cli.report import write_report
 
     page = write_report([folder], folder / "report.html")

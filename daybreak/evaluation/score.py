@@ -80,6 +80,11 @@ def score(
     return Score(nats, count, text_bytes)
 
 
+def batch_count(windows: Iterable[tuple[int, int]], batch: int) -> int:
+    """How many times `score` would call the model for these windows."""
+    return sum(1 for _ in _groups(windows, batch))
+
+
 def compressed_bits_per_byte(text: bytes) -> dict[str, float]:
     """What `gzip -9` and `xz -9` need for the same text: a scale that anyone understands."""
     if not text:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.data.batches import Batch
-from daybreak.training.guard import Guard
+from daybreak.training.guard import Guard, Verdict
 from daybreak.training.objectives import Objective, cross_entropy
 from daybreak.training.parallel import Across, Alone
 from daybreak.training.precision import MixedPrecision
@@ -38,7 +38,8 @@ class Step:
     learning_rate: float
     tokens: int
     """Tokens trained on since the run began, with this step's."""
-    accepted: bool
+    verdict: Verdict
+    """Whether the guard let the step change the weights; on the device, too."""
 
 
 class StepBatches(Protocol):
@@ -68,7 +69,7 @@ def train(
 ) -> Iterator[Step]:
     """Takes the steps `start` to `steps` - 1 and yields each once its update is done."""
     precision = precision or MixedPrecision("fp32", torch.device("cpu"))
-    guard = guard or Guard()
+    guard = guard or Guard(precision.device)
     across = across or Alone()
     for step in range(start, steps):
         model.train()  # whoever evaluated between two steps may have left it otherwise
@@ -79,12 +80,10 @@ def train(
         loss = accumulate(model, batches[step], objective, precision, probe, across)
         precision.unscale(optimizer)
         grad_norm = across.whole(clip_grad_norm(model, max_norm))
-        accepted = guard.accepts(loss, grad_norm)
-        if accepted:
-            precision.step(optimizer)
-        precision.update()
+        verdict = guard.judge(step, loss, grad_norm)
+        precision.step(optimizer, verdict)
         optimizer.zero_grad(set_to_none=True)
-        yield Step(step, loss, grad_norm, learning_rate, tokens, accepted)
+        yield Step(step, loss, grad_norm, learning_rate, tokens, verdict)
 
 
 def accumulate(

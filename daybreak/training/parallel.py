@@ -37,6 +37,8 @@ class Across(Protocol):
     layout: Layout
     size: int
     """How many processes share each batch."""
+    divided: bool
+    """Whether each process holds only a part of the model, so that every forward pass needs them all."""
 
     def place(self, model: nn.Module) -> None:
         """Divides a model that lies on the meta device, before it is given memory."""
@@ -62,6 +64,7 @@ class Alone:
 
     layout: Layout = "single"
     size = 1
+    divided = False
 
     def place(self, model: nn.Module) -> None:
         """Leaves it whole."""
@@ -90,6 +93,7 @@ class Copies:
     objective may call a model's parts as it likes, and here the gradients are simply summed when the step's last one is there."""
 
     layout: Layout = "ddp"
+    divided = False
 
     def __init__(self, world: World) -> None:
         self.size = world.size
@@ -132,6 +136,8 @@ class Shards:
 
     The tied embedding stays with the root group, as embedding and head both need it.
     """
+
+    divided = True
 
     def __init__(self, world: World, device: torch.device, layout: Layout = "fsdp") -> None:
         from torch.distributed.device_mesh import init_device_mesh

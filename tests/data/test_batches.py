@@ -153,7 +153,9 @@ def test_a_micro_batch_is_the_largest_that_divides(sequences, most):
 # --- a batch that grows ------------------------------------------------------------------------------------------------------
 
 
-@given(levels=st.integers(1, 6), ramp=st.integers(0, 400), windows=st.integers(1, 60), seed=st.integers(0, 3), world=st.sampled_from([1, 2]))
+@given(
+    levels=st.integers(1, 6), ramp=st.integers(0, 400), windows=st.integers(1, 60), seed=st.integers(0, 3), world=st.sampled_from([1, 2])
+)
 def test_while_the_batch_grows_the_windows_come_in_the_same_order(levels, ramp, windows, seed, world):
     growing = Steps(levels * 16, 16, max(ramp, 1)) if levels > 1 else Steps(16)
     length = windows * 8 + 1
