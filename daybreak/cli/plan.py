@@ -171,9 +171,9 @@ def _with_vocabulary(settings: Settings) -> tuple[Settings, str]:
     """A vocabulary for the sums where it is still to be taken from the data, and a word on it."""
     if settings.model.vocab_size is not None:
         return settings, ""
-    from daybreak.data.manifest import load_manifest
+    from daybreak.data.foreign import open_manifest
 
     folder = Path(settings.data.dir)
-    found = load_manifest(folder).tokenizer["vocab_size"] if folder.exists() else 8192
+    found = open_manifest(folder).tokenizer["vocab_size"] if folder.exists() else 8192
     word = f" with the {found:,} tokens of {folder}" if folder.exists() else f" with {found:,} tokens, as {folder} is not prepared yet"
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=found)), word
