@@ -25,6 +25,8 @@ class Device:
     """Dense 16-bit operations a second."""
     memory_bytes: int
     dollars_per_hour: float
+    bf16: bool = True
+    """Whether its matrix units know bf16; without, training takes fp16."""
 
     @property
     def name(self) -> str:
@@ -32,8 +34,8 @@ class Device:
         return self.names[0]
 
 
-def _device(names: str, reported: str, teraflops: float, gigabytes: int, dollars_per_hour: float) -> Device:
-    return Device(tuple(names.split()), reported, teraflops * 1e12, gigabytes * 10**9, dollars_per_hour)
+def _device(names: str, reported: str, teraflops: float, gigabytes: int, dollars_per_hour: float, bf16: bool = True) -> Device:
+    return Device(tuple(names.split()), reported, teraflops * 1e12, gigabytes * 10**9, dollars_per_hour, bf16)
 
 
 # The first row whose expression is found in a driver's name counts.
@@ -53,9 +55,9 @@ DEVICES: tuple[Device, ...] = (
     _device("l4", "L4", 121, 24, 0.45),
     _device("rtx4090 4090", "RTX 4090", 165, 24, 0.40),
     _device("rtx3090 3090", "RTX 3090", 71, 24, 0.25),
-    _device("v100 v100-16gb", "V100.*16GB", 125, 16, 0.40),
-    _device("v100-32gb", "V100", 125, 32, 0.55),
-    _device("t4", "T4", 65, 16, 0.35),
+    _device("v100 v100-16gb", "V100.*16GB", 125, 16, 0.40, bf16=False),
+    _device("v100-32gb", "V100", 125, 32, 0.55, bf16=False),
+    _device("t4", "T4", 65, 16, 0.35, bf16=False),
 )
 
 

@@ -15,7 +15,7 @@ from daybreak.devices import Device
 from daybreak.model import memory as bytes_of
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import flops_per_token, flops_per_token_6n, parameter_count
-from daybreak.settings import Settings
+from daybreak.settings import MachineSettings, Settings
 
 UTILISATION = 0.4
 """The share of their peak that devices are taken to reach (MFU). Published PyTorch trainers reach 0.45 to 0.6 on A100 and 0.35 to 0.43 on
@@ -26,8 +26,12 @@ _SMALL = 50_000_000  # parameters; what is published, and measured with, begins 
 USABLE = 0.9
 """The share of a device's memory that tensors can fill; CUDA, the links between devices and gaps between tensors take the rest. Assumed."""
 
-Layout = Literal["single", "ddp", "fsdp"]
-"""ddp: each device has the whole model and a share of the batch. fsdp: weights, gradients and optimizer are divided among them too."""
+NODE = 8
+"""How many devices of one kind a node usually has; hsdp divides among these."""
+
+Layout = Literal["single", "ddp", "fsdp", "hsdp"]
+"""ddp: each device has the whole model and a share of the batch. fsdp: weights, gradients and optimizer are divided among them too. hsdp:
+these are divided among a node's devices, and every node has all."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,13 @@ class Plan:
     """What stands in the way, and the way out; one line each."""
 
     @property
+    def edits(self) -> tuple[str, ...]:
+        """The settings that place the model so."""
+        placed = self.placement
+        layout = () if placed.layout == "single" else (f"machine.parallel={placed.layout}",)
+        return (f"train.micro_batch={placed.micro_batch}", *layout, *(("machine.recompute=true",) if placed.recompute else ()))
+
+    @property
     def flops(self) -> int:
         """Operations in all by "6N + attention", from which the time follows."""
         return self.flops_per_token * self.tokens
@@ -137,14 +148,14 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
     steps = Steps(train.batch_tokens, train.batch_start_tokens, train.batch_ramp_tokens)
     count = steps.count(min(train.train_tokens, train.stop_tokens or train.train_tokens))
     wide = 4 if settings.machine.precision == "fp32" else 2
-    rule = _Rule(shape, wide, square=settings.machine.attention == "plain")
+    rule = _Rule(shape, wide, settings.machine)
     made = Plan(
         parameters=parameter_count(shape),
         flops_per_token=flops_per_token(shape),
         flops_per_token_6n=flops_per_token_6n(shape),
         steps=count,
         tokens=steps.before(count),
-        placement=rule.place("single", 1, train.micro_batch or 1, recompute=False),
+        placement=rule.place("single", 1, train.micro_batch or 1, settings.machine.recompute),
     )
     if fleet is None:
         return made
@@ -157,8 +168,8 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
         notes.append(f"a model of {made.parameters / 1e6:.1f} million parameters fills no such device: expect far less than {UTILISATION}")
     if settings.machine.precision == "fp32":
         notes.append("machine.precision=fp32 is many times slower; time and cost are for 16-bit matrix products, as auto computes them")
-    if placement.layout != "single" or placement.recompute:
-        notes.append("this is arithmetic: `daybreak train` computes on one device so far, and keeps all activations")
+    if placement.layout in ("fsdp", "hsdp"):
+        notes += _sharding(shape, placement, fleet, wide, accumulates=full > fleet.count * placement.micro_batch)
     return replace(made, placement=placement, fleet=fleet, fits=fits, fewest_devices=fewest, notes=tuple(notes))
 
 
@@ -168,19 +179,20 @@ class _Rule:
 
     shape: GPTConfig
     wide: int
-    square: bool
+    machine: MachineSettings
 
     def place(self, layout: Layout, devices: int, micro_batch: int, recompute: bool) -> Placement:
         states = bytes_of.state_bytes(self.shape)
-        sharded = layout == "fsdp"
+        shares = {"fsdp": devices, "hsdp": min(devices, NODE)}.get(layout)
+        square = self.machine.attention == "plain"
         return Placement(
             layout,
             micro_batch,
             recompute,
             Memory(
-                states=-(-states // devices) if sharded else states,
-                weights=bytes_of.gathered_bytes(self.shape, self.wide) if sharded else bytes_of.cast_bytes(self.shape, self.wide),
-                activations=bytes_of.activation_bytes(self.shape, micro_batch, self.wide, self.square, recompute),
+                states=-(-states // (shares or 1)),
+                weights=bytes_of.gathered_bytes(self.shape, self.wide) if shares else bytes_of.cast_bytes(self.shape, self.wide),
+                activations=bytes_of.activation_bytes(self.shape, micro_batch, self.wide, square, recompute),
                 logits=bytes_of.logits_bytes(self.shape, micro_batch),
             ),
         )
@@ -188,11 +200,13 @@ class _Rule:
     def best(self, fleet: Fleet, micro_batches: list[int]) -> tuple[Placement, bool]:
         """The simplest layout that fits, with the largest micro-batch that does; else the smallest there is, and False.
 
-        Copies before shards, since they talk less; either before computing blocks again, which costs a third more work.
+        Copies before shards, since they talk less; either before computing blocks again, which costs a third more work. What the
+        settings ask for by name is not put in question.
         """
-        layouts: tuple[Layout, ...] = ("ddp", "fsdp") if fleet.count > 1 else ("single",)
+        wanted = self.machine.parallel
+        layouts: tuple[Layout, ...] = ("single",) if fleet.count == 1 else ("ddp", "fsdp") if wanted == "auto" else (wanted,)
         room = USABLE * fleet.device.memory_bytes
-        for recompute in (False, True):
+        for recompute in (True,) if self.machine.recompute else (False, True):
             for layout in layouts:
                 for size in micro_batches:
                     placement = self.place(layout, fleet.count, size, recompute)
@@ -239,6 +253,22 @@ def _dividing(full: int, first: int, devices: int, context_length: int, micro_ba
         )
 
 
+def _sharding(shape: GPTConfig, placement: Placement, fleet: Fleet, wide: int, accumulates: bool) -> Iterator[str]:
+    """Where training with shards falls short of what was counted."""
+    if not fleet.device.bf16 and wide < 4:
+        yield f"`daybreak train` divides a model in bf16 or fp32 only, and the {fleet.device.name} has no bf16"
+    weights = parameter_count(shape, padded=True)
+    held = {
+        "gradients kept whole between micro-batches": 4 * weights if accumulates else 0,
+        "16-bit copies of all weights": 0 if placement.recompute else bytes_of.cast_bytes(shape, wide),
+        "weights gathered in fp32": bytes_of.gathered_bytes(shape, 4) - bytes_of.gathered_bytes(shape, wide),
+    }
+    parts = [f"{size / 1e9:,.1f} GB of {name}" for name, size in held.items() if size]
+    short = placement.memory.total + sum(held.values()) > USABLE * fleet.device.memory_bytes
+    if parts:
+        yield f"`daybreak train` takes more of each device so far: {', '.join(parts)}{', which does not fit' if short else ''}"
+
+
 def _divisors(number: int) -> list[int]:
     """All divisors, ascending."""
     small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
@@ -258,7 +288,7 @@ def _way_out(placement: Placement, fleet: Fleet, fewest: int | None) -> str:
     of = f"{memory.total / 1e9:,.1f} GB wanted, with every saving, of the {room / 1e9:,.1f} that each {fleet.device.name} has for tensors"
     told = f"does not fit: {of}; "
     if fewest is not None and fewest <= fleet.count:
-        return told + "train.micro_batch=1 fits"
+        return told + ("train.micro_batch=1 fits" if placement.micro_batch > 1 else "machine.parallel=fsdp fits")
     if fewest is None:
         shorter = ", or set model.context_length lower" if memory.weights < room else ""
         return told + f"no number of them would do; take a device with more memory{shorter}"

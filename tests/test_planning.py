@@ -21,6 +21,9 @@ def of(recipe: str, *edits: str) -> Settings:
     return config.edit(recipe_settings(recipe), edits)
 
 
+CONSTANT = ("train.batch_start_tokens=none", "train.batch_ramp_tokens=0")
+
+
 # --- Known runs ---
 
 
@@ -124,6 +127,42 @@ def test_what_no_number_of_devices_holds_is_said() -> None:
 def test_a_context_too_long_for_any_number_is_said_to_be() -> None:
     made = plan(of("gpt2.124m", "model.context_length=65536", "train.micro_batch=1"), fleet("8xt4"))
     assert made.notes[0].endswith("take a device with more memory, or set model.context_length lower")
+
+
+def test_a_layout_of_ones_own_is_kept() -> None:
+    wanted = {
+        layout: plan(of("gpt3.1.3b", f"machine.parallel={layout}"), fleet("16xa100")).placement
+        for layout in ("auto", "ddp", "fsdp", "hsdp")
+    }
+    assert {layout: placed.layout for layout, placed in wanted.items()} == {"auto": "ddp", "ddp": "ddp", "fsdp": "fsdp", "hsdp": "hsdp"}
+    states = {layout: placed.memory.states for layout, placed in wanted.items()}
+    assert states["ddp"] == pytest.approx(8 * states["hsdp"]) == pytest.approx(16 * states["fsdp"])
+    assert plan(of("gpt2.124m", "machine.recompute=true"), fleet("a100")).placement.recompute
+    crowded = plan(of("gpt3.6.7b", "machine.parallel=ddp"), fleet("16xa100"))
+    assert not crowded.fits
+    assert crowded.notes[0].endswith("machine.parallel=fsdp fits")
+
+
+def test_the_edits_place_the_model_as_planned() -> None:
+    for recipe, devices_wanted in (("gpt2.124m", "h100"), ("gpt2.1558m", "8xrtx4090"), ("gpt3.13b", "16xa100"), ("gpt3.175b", "768xa100")):
+        made = plan(of(recipe), fleet(devices_wanted))
+        assert plan(
+            of(recipe, "train.batch_start_tokens=none", "train.batch_ramp_tokens=0", *made.edits), fleet(devices_wanted)
+        ).placement == (made.placement)
+
+
+def test_what_training_with_shards_cannot_do_yet_is_said() -> None:
+    old = plan(of("gpt2.1558m"), fleet("8xv100"))
+    assert old.placement.layout == "fsdp"
+    assert any("has no bf16" in note for note in old.notes)
+    many, one = (plan(of("gpt3.175b", f"train.batch_tokens={number * 1024 * 2048}", *CONSTANT), fleet("1024xa100")) for number in (2, 1))
+    assert many.placement.micro_batch == 2
+    whole = plan(of("gpt3.175b", f"train.batch_tokens={2 * 1024 * 2048}", "train.micro_batch=1", *CONSTANT), fleet("1024xa100"))
+    assert "698.4 GB of gradients kept whole between micro-batches" in whole.notes[-1]
+    assert whole.notes[-1].endswith("which does not fit")
+    assert "gradients" not in one.notes[-1]
+    assert not one.notes[-1].endswith("which does not fit")
+    assert "16-bit copies of all weights" in plan(of("gpt3.13b"), fleet("16xh200")).notes[-1]
 
 
 def test_a_micro_batch_of_ones_own_is_kept_and_told_if_it_is_too_large() -> None:

@@ -96,6 +96,7 @@ def _values(made: Plan) -> dict[str, Any]:
         "cost": made.cost,
         "utilisation": None if fleet is None else fleet.utilisation,
         "price": None if fleet is None else fleet.price,
+        "edits": None if fleet is None else list(made.edits),
         "notes": list(made.notes),
     }
 
@@ -106,7 +107,9 @@ def _table(made: Plan, settings: Settings) -> list[str]:
     grows = f", growing from {train.batch_start_tokens:,} over {train.batch_ramp_tokens:,} tokens" if train.batch_ramp_tokens else ""
     computing = f"{_size(memory.activations)} activations, {_size(memory.logits)} logits"
     if memory.weights:
-        computing = f"{_size(memory.weights)} weights {'gathered for use' if placed.layout == 'fsdp' else 'in 16 bits'}, {computing}"
+        computing = (
+            f"{_size(memory.weights)} weights {'gathered for use' if placed.layout in ('fsdp', 'hsdp') else 'in 16 bits'}, {computing}"
+        )
     where = "on one device"
     if fleet is not None:
         where = f"of the {_size(fleet.device.memory_bytes)} of {'the' if fleet.count == 1 else 'each'} {fleet.device.name}"
@@ -128,6 +131,7 @@ def _table(made: Plan, settings: Settings) -> list[str]:
         [
             *rows,
             ("layout", _layout(made, fleet)),
+            ("", " ".join(made.edits)),
             ("time", f"{_duration(made.seconds)}, {made.tokens_per_second:,.0f} tokens a second, by 6N + attention at {reached}"),
             ("cost", f"${made.cost:,.{2 if made.cost < 100 else 0}f}: {made.seconds / 3600 * fleet.count:,.1f} device-hours at {price}"),
             *(("note", note) for note in made.notes),
@@ -144,10 +148,13 @@ def _rows(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def _layout(made: Plan, fleet: Fleet) -> str:
+    from daybreak.planning import NODE
+
     told = {
         "single": f"one {fleet.device.name}",
         "ddp": f"a copy of the model on each of {fleet.count:,} {fleet.device.name}, which share the batch (ddp)",
         "fsdp": f"weights, gradients and moments divided among {fleet.count:,} {fleet.device.name} (fsdp)",
+        "hsdp": f"weights, gradients and moments divided among a node's {min(fleet.count, NODE)} {fleet.device.name}, on each node (hsdp)",
     }[made.placement.layout]
     if made.placement.recompute:
         told += "; blocks keep only their inputs and are computed again (activation checkpointing)"

@@ -38,6 +38,7 @@ KEYS = {
     "cost",
     "utilisation",
     "price",
+    "edits",
     "notes",
     "settings",
 }
@@ -79,6 +80,7 @@ def test_gpt3_on_a_thousand_devices(capsys: Captured) -> None:
     assert made["seconds"] == pytest.approx(made["flops"] / (1024 * 312e12 * 0.4))
     assert made["cost"] == pytest.approx(made["seconds"] / 3600 * 1024 * made["price"])
     assert made["fits"] is True
+    assert made["edits"] == ["train.micro_batch=1", "machine.parallel=fsdp", "machine.recompute=true"]
 
     rows = table(told(capsys, "gpt3.175b", "--gpus", "1024xa100"))
     assert list(rows) == ["training", "work", "memory", "layout", "time", "cost", "note"]
@@ -86,7 +88,7 @@ def test_gpt3_on_a_thousand_devices(capsys: Captured) -> None:
     assert "3.143e+23 in all, by 6N" in rows["work"]
     assert rows["memory"].startswith("33.0 GB of the 80.0 GB of each a100, one sequence at a time 2.7 GB weights, gradients")
     assert "divided among 1,024 a100 (fsdp)" in rows["layout"]
-    assert "68 of them would hold it" in rows["layout"]
+    assert rows["layout"].endswith("68 of them would hold it train.micro_batch=1 machine.parallel=fsdp machine.recompute=true")
     assert rows["time"].startswith("29.0 days, 119,929 tokens a second, by 6N + attention at 0.4 of the peak of 1,024 x 312 TFLOP/s")
     assert "device-hours at $1.50 (assumed; --price sets another)" in rows["cost"]
 
@@ -98,7 +100,7 @@ def test_options_change_time_and_cost(capsys: Captured) -> None:
     assert made["cost"] == pytest.approx(made["seconds"] / 3600 * 80)
     assert usual["layout"] == "ddp"
     rows = table(told(capsys, "gpt2.124m", "--gpus", "h100", "--price", "10"))
-    assert rows["layout"] == "one h100"
+    assert rows["layout"] == "one h100 train.micro_batch=64"
     assert "$10.00 (as given)" in rows["cost"]
 
 
