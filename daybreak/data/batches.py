@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daybreak.data.order import Permutation
+from daybreak.data.skipped import Skipped
 from daybreak.data.steps import Steps, indivisible
 
 
@@ -72,6 +73,8 @@ class Batches:
                 f"context_length = {context_length}; add text or set model.context_length lower"
             )
         self._tokens = tokens
+        self.skipped = Skipped()
+        """What training leaves out of the order, after a rollback."""
 
     def tokens_after(self, step: int) -> int:
         """How many tokens have been trained on when `step` is done."""
@@ -81,7 +84,7 @@ class Batches:
         """This rank's micro-batches at `step`, in host memory."""
         share = self.steps.batch(step) // self.context_length // self.world_size
         first = self.steps.before(step) // self.context_length + self.rank * share
-        windows = self.window_numbers(np.arange(first, first + share, dtype=np.int64))
+        windows = self.window_numbers(self.skipped.places(np.arange(first, first + share, dtype=np.int64)))
         taken = self._tokens.windows(windows * self.context_length, self.context_length + 1)
         ids = torch.from_numpy(taken.astype(np.int64))  # (share, T + 1)
         return [Batch(rows[:, :-1], rows[:, 1:]) for rows in torch.split(ids, self.micro_batch)]

@@ -152,7 +152,9 @@ class Guard:
         for name, tensor in held.items():
             value = torch.tensor(state[name], dtype=tensor.dtype, device=tensor.device)
             if value.shape != tensor.shape:
-                raise ValueError(f"guard: wanted {name} of shape {tuple(tensor.shape)}, came {tuple(value.shape)}; keep the guard's settings")
+                raise ValueError(
+                    f"guard: wanted {name} of shape {tuple(tensor.shape)}, came {tuple(value.shape)}; keep the guard's settings"
+                )
             setattr(self, f"_{name}", value)
 
     def _score(self, now: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Late(Generic[About]):
         here.copy_(figures, non_blocking=True)
         arrived = None
         if figures.is_cuda:
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         earlier = self.rest()
         self._waiting = (about, here, arrived)

@@ -129,7 +129,7 @@ def test_what_a_step_says_of_itself():
     assert [step.tokens for step in steps] == [256, 320, 384] == seen
     assert [step.learning_rate for step in steps] == [tokens * 1e-5 for tokens in seen]
     assert float(steps[0].loss) == float(before)  # of the weights before the update
-    assert all(step.accepted and not step.loss.requires_grad for step in steps)
+    assert all(step.verdict.accepted and not step.loss.requires_grad for step in steps)
     assert list(train(weights, adamw(weights), batches, schedule, steps=6, start=6)) == []
 
 

@@ -78,12 +78,12 @@ def test_fp16_passes_an_overflow_over_halves_the_scale_and_goes_on():
     optimizer = torch.optim.AdamW(weights.parameters(), lr=0.0)
     steps = train(weights, optimizer, TwoBatches(), lambda tokens: 1e-3, steps=40, precision=precision, guard=guard)
     first = next(steps)
-    assert not first.accepted
+    assert not first.verdict.accepted
     assert not optimizer.state
     assert all(torch.equal(before[name], tensor) for name, tensor in weights.state_dict().items())
     assert precision.state_dict()["scale"] == 2.0**29
     taken = list(steps)
-    assert taken[-1].accepted
+    assert taken[-1].verdict.accepted
     assert taken[-1].loss < first.loss
     assert all(torch.isfinite(tensor).all() for tensor in weights.state_dict().values())
 
@@ -94,3 +94,38 @@ def test_the_scale_survives_a_checkpoint():
     again = MixedPrecision("fp16", CPU)
     again.load_state_dict(json.loads(json.dumps(state)))
     assert again.state_dict() == state
+
+
+def verdict(guard, step, loss):
+    return guard.judge(step, torch.tensor(loss), torch.tensor(1.0))
+
+
+def test_the_scale_goes_the_way_of_torch_s_own():
+    ours, guard, theirs = MixedPrecision("fp16", CPU), Guard(), torch.amp.GradScaler("cpu")
+    ours.load_state_dict({"scale": 65536.0, "_growth_tracker": 1990})
+    theirs.load_state_dict({**theirs.state_dict(), "_growth_tracker": 1990})
+    weight = torch.nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    for step in range(40):
+        loss = float("inf") if step in (3, 4, 30) else 1.0
+        weight.grad = torch.tensor(loss) * theirs.get_scale()
+        theirs.scale(torch.ones(()))
+        theirs.unscale_(optimizer)
+        theirs.step(optimizer)
+        theirs.update()
+        ours.step(optimizer, verdict(guard, step, loss))
+        if step == 10:  # let it grow, too
+            for scaler in (ours, theirs):
+                scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 1995})
+        assert {name: theirs.state_dict()[name] for name in ours.state_dict()} == ours.state_dict()
+    assert ours.state_dict()["scale"] == 65536.0 / 4 * 2 / 2
+
+
+def test_a_spike_leaves_the_scale_alone():
+    precision, guard = MixedPrecision("fp16", CPU), Guard()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(()))], lr=0.0)
+    for step in range(130):
+        precision.step(optimizer, verdict(guard, step, 1.0))
+    precision.step(optimizer, spike := verdict(guard, 130, 100.0))
+    assert not spike.accepted
+    assert precision.state_dict() == {"scale": 65536.0, "_growth_tracker": 131}

@@ -14,10 +14,10 @@ def guarded_step(optimizer: torch.optim.Optimizer, accepted: Tensor) -> None:
     with a momentum that was never written.
     """
     if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) and optimizer.defaults["fused"]:
-        optimizer.found_inf = (~accepted).float()  # type: ignore[union-attr]
+        optimizer.found_inf = (~accepted).float()  # type: ignore[attr-defined]
         try:
             optimizer.step()
         finally:
-            del optimizer.found_inf
+            del optimizer.found_inf  # type: ignore[attr-defined]
     elif accepted:
         optimizer.step()
