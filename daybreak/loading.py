@@ -166,6 +166,7 @@ def write_model(
     temporary.mkdir(parents=True)
     save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
     files.write_json(temporary / "config.json", {**described, "daybreak": ours})
+    (temporary / WEIGHTS).chmod((temporary / "config.json").stat().st_mode)  # safetensors' own may be read by nobody else
     tokenizer.save(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     files.publish_folder(temporary, folder)

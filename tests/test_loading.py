@@ -91,6 +91,7 @@ def test_export_import_export_is_the_same_files(run_dir, tmp_path):
     once, twice = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("once", "twice"))
     assert once == twice
     assert len(once) == 5
+    assert len({path.stat().st_mode for path in (tmp_path / "once").iterdir()}) == 1
 
 
 # --- Every layout of the hub ---

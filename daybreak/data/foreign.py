@@ -56,7 +56,7 @@ def open_manifest(folder: Path) -> Manifest:
         return load_manifest(folder)
     text, names = _shards(folder)
     streams = {split: TokenStream([folder / name for name in names[split]]) for split in names}
-    kind = _kind(streams)
+    kind = _one_kind({path: _kind_of(path, stream.dtype) for stream in streams.values() for path in stream.paths})
     tokenizer = _tokenizer(folder, kind)
     files: dict[str, dict[str, Any]] = {}
     digest = hashlib.sha256()
@@ -102,8 +102,14 @@ def open_tokenizer(manifest: Manifest) -> Tokenizer:
 
 
 def assumption(folder: Path) -> str:
-    """What is taken for granted of a data folder, in one line for the person; "" if it says all itself."""
+    """What is taken for granted of a data folder, in one line for the person; "" if it says all itself, or cannot be opened."""
     if not is_foreign(folder) or _own_tokenizer(folder):
+        return ""
+    try:
+        _, names = _shards(folder)
+        path = folder / names["train"][0]
+        _refuse_others_than_gpt2(folder, _kind_of(path, read_shard(path).dtype))
+    except (ManifestProblem, ShardProblem):  # told by whoever opens it
         return ""
     return (
         f"{folder}: its shards do not say their tokenizer, GPT-2's is assumed; the tokenizer.json of another goes into {folder}/tokenizer"
@@ -114,14 +120,13 @@ def checks(folder: Path) -> Iterator[tuple[str, str]]:
     """For each shard of others its name and what is wrong with it, or "": a size that is not its header's, an id that is no token."""
     _, names = _shards(folder)
     paths = [folder / name for split in names.values() for name in split]
-    kinds = {}
-    problems = {}
+    kinds, problems = {}, {}
     for path in paths:
         try:
             kinds[path] = _kind_of(path, read_shard(path).dtype)
         except ShardProblem as problem:
             problems[path] = str(problem)
-    tokenizer = _tokenizer(folder, next(iter(kinds.values()), ""))
+    tokenizer = _tokenizer(folder, _one_kind(kinds) if kinds else "")
     for path in paths:
         yield path.name, problems.get(path) or _worst_id(path, tokenizer, folder)
 
@@ -145,19 +150,16 @@ def _shards(folder: Path) -> tuple[str, dict[str, list[str]]]:
     return texts[0], names
 
 
-def _kind(streams: dict[str, TokenStream]) -> str:
-    """The one kind of all shards. Raises ManifestProblem if they are of several."""
-    kinds: dict[str, Path] = {}
-    for stream in streams.values():
-        for path in stream.paths:
-            kinds.setdefault(_kind_of(path, stream.dtype), path)
-    if len(kinds) > 1:
-        (one, first), (other, second) = list(kinds.items())[:2]
-        raise ManifestProblem(
-            f"{first.parent}: wanted shards of one kind, {first.name} is {one} and {second.name} is {other}; "
-            "put each kind into a folder of its own"
-        )
-    return next(iter(kinds))
+def _one_kind(kinds: dict[Path, str]) -> str:
+    """The kind that all shards have. Raises ManifestProblem if there are several."""
+    first, kind = next(iter(kinds.items()))
+    for path, other in kinds.items():
+        if other != kind:
+            raise ManifestProblem(
+                f"{path.parent}: wanted shards of one kind, {first.name} is {kind} and {path.name} is {other}; "
+                "put each kind into a folder of its own"
+            )
+    return kind
 
 
 def _kind_of(path: Path, dtype: np.dtype[Any]) -> str:
@@ -177,6 +179,12 @@ def _own_tokenizer(folder: Path) -> bool:
 def _tokenizer(folder: Path, kind: str) -> Tokenizer:
     if _own_tokenizer(folder):
         return load_tokenizer(folder / "tokenizer")
+    _refuse_others_than_gpt2(folder, kind)
+    return load_tokenizer("gpt2")
+
+
+def _refuse_others_than_gpt2(folder: Path, kind: str) -> None:
+    """Raises ManifestProblem for tokens that are known not to be GPT-2's."""
     if (folder / "meta.pkl").exists():
         raise ManifestProblem(
             f"{folder}: holds nanoGPT's tokens of characters, whose meaning is in meta.pkl, a pickle, which is not opened here as it can "
@@ -186,7 +194,6 @@ def _tokenizer(folder: Path, kind: str) -> Tokenizer:
         raise ManifestProblem(
             f"{folder}: its tokens have 32 bits, unlike GPT-2's; put the tokenizer.json that they were made with into {folder}/tokenizer"
         )
-    return load_tokenizer("gpt2")
 
 
 def _sample(path: Path, tokens: np.ndarray[Any, Any]) -> tuple[str, int]:

@@ -261,6 +261,7 @@ def test_characters_of_nanogpt_are_refused_and_their_pickle_is_not_opened(ours, 
         with pytest.raises(ManifestProblem, match=r"meta\.pkl, a pickle, .* `daybreak data prepare input\.txt --tokenizer chars") as told:
             ask(folder)
         assert "\n" not in str(told.value)
+    assert foreign.assumption(folder) == ""
     ours.tokenizer.save(folder / "tokenizer")
     assert len(Data.open(folder).val) == len(ours.val)
 
@@ -278,8 +279,11 @@ def test_a_split_that_is_missing_is_named(folder):
 def test_several_kinds_or_texts_are_named(ours, tmp_path):
     folder = write(tmp_path / "theirs", "llm.c", ours)
     np.save(folder / "fineweb_train_000002.npy", np.arange(9, dtype=np.uint16))
-    with pytest.raises(ManifestProblem, match=r"000000\.bin is llm\.c's of uint16 and \S*000002\.npy is build-nanogpt's \.npy of uint16"):
-        Data.open(folder)
+    for ask in (Data.open, verify):
+        with pytest.raises(
+            ManifestProblem, match=r"000000\.bin is llm\.c's of uint16 and \S*000002\.npy is build-nanogpt's \.npy of uint16"
+        ):
+            ask(folder)
     (folder / "fineweb_train_000002.npy").unlink()
     nanogpt(folder, "train", np.arange(9))
     with pytest.raises(ManifestProblem, match=r"wanted the shards of one text, came those of train\.bin and val\.bin and fineweb;"):
