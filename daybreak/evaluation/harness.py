@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,14 @@ def run(
     limit: int | None = None,
     task_folder: Path | None = None,
     token_budget: int | None = None,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> dict[str, Figures]:
     """Evaluates tasks, groups or tags of the harness, by its names; `task_folder` holds further ones in its YAML form.
 
     A task that a group consists of stands beside it under its own name. `limit` takes only the first items of each task. Raises
     TaskProblem if the package is missing, a name is not known, or a task's data cannot be had.
     """
-    with _quiet():
+    with _quiet(), autocast():
         manager, evaluate = _open(names, task_folder)
         lm = _language_model(Answers(predictor, tokenizer, context_length=context_length, device=device, token_budget=token_budget))
         try:

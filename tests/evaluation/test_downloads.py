@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from daybreak.evaluation.downloads import OFFICIAL, Official, fetch
+from daybreak.evaluation.protocols import PROTOCOLS
 from daybreak.files import FileProblem
 
 TEXT = b'{"text": "the sun rises"}\n'
@@ -147,3 +148,8 @@ def test_the_table_is_whole():
             assert set(pinned) <= set("0123456789abcdef")
         assert "/" not in row.file
     assert len({row.file for row in OFFICIAL.values()}) == len(OFFICIAL)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_named_task_has_an_official_file_under_the_name_that_it_looks_for(name):
+    assert OFFICIAL[PROTOCOLS[name].published].file in PROTOCOLS[name].file_names

@@ -336,6 +336,18 @@ def test_a_limit_takes_the_first_items(run, monkeypatch):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_the_models_precision_is_the_callers(run):
+    seen = []
+
+    def predict(tokens, kv_cache=None):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return MODEL(tokens, kv_cache)
+
+    run("dawn_word", model=predict, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert set(seen) == {True}
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_a_wrong_name_is_told_with_the_nearest(run, monkeypatch):
     import lm_eval.tasks
 

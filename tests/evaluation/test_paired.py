@@ -1,6 +1,7 @@
 """Comparisons item by item: against every outcome enumerated, against many repetitions, and in words."""
 
 import itertools
+import json
 import math
 from fractions import Fraction
 
@@ -9,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daybreak.data.tokenizer import load_tokenizer
+from daybreak.evaluation import suite
 from daybreak.evaluation.paired import compare, sign_test, student
+from daybreak.model.config import GPTConfig
+from daybreak.model.init import build
 
 
 @pytest.mark.parametrize("throws", range(1, 13))
@@ -140,3 +145,22 @@ def test_what_cannot_be_compared_is_told_in_one_line(first, second, more, told):
 
 def test_items_of_the_same_names_are_compared():
     assert compare([1, 0], [0, 0], first_items=["a", "b"], second_items=("a", "b")).better == 1
+
+
+def test_results_of_the_suite_are_compared_by_what_the_items_were(tmp_path):
+    words = ["east", "west", "north", "south", "up", "down"]
+    lines = [{"context": f"{i}. The sun rises in the", "endings": [words[i % 6], words[(i + 1) % 6]], "label": i % 2} for i in range(20)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)), encoding="utf-8")
+    tokenizer = load_tokenizer("bytes")
+    mine, other = suite.open_tasks([str(tmp_path / "mine.jsonl"), str(tmp_path / "other.jsonl")], tokenizer)
+    shape = GPTConfig(vocab_size=257, context_length=64, n_layer=1, n_head=2, d_model=32, init_std=0.3)
+    first, second = (suite.run(mine, build(shape, seed).eval(), context_length=64) for seed in (0, 1))
+    result = compare(first.values("acc"), second.values("acc"), first_items=first.digests(), second_items=second.digests())
+    assert result.right_or_wrong
+    assert result.difference == pytest.approx(first.figures()["acc"].value - second.figures()["acc"].value)
+    nats = compare(first.values("log_likelihood"), second.values("log_likelihood"))
+    assert not nats.right_or_wrong
+    third = suite.run(other, build(shape, 1).eval(), context_length=64)
+    with pytest.raises(ValueError, match="they differ from number 1 on"):
+        compare(first.values("acc"), third.values("acc"), first_items=first.digests(), second_items=third.digests())

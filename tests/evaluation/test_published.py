@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from daybreak.evaluation.protocols import PROTOCOLS as TASKS
 from daybreak.evaluation.published import PROTOCOLS, ROWS, RUNS, Row, rows, runs
 from daybreak.model.config import SIZES
 
@@ -55,6 +56,13 @@ def test_larger_models_of_a_family_are_better():
         if name[:2] == ("gpt2", "cbt_cn"):  # as the paper has it: 93.45 for 774M, 93.30 for 1558M
             rising = rising[:-1]
         assert rising == sorted(rising), name
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_of_ours_has_figures_to_compare_with(name):
+    came = rows(TASKS[name].published, TASKS[name].name)
+    metrics = {"choice": {"acc", "acc_norm"}, "completion": {"acc", "perplexity"}, "document": {"word_perplexity"}}
+    assert {row.metric for row in came if row.model == "gpt2.124m"} == metrics[TASKS[name].kind]
 
 
 def test_protocols_are_kept_apart():
