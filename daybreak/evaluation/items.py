@@ -100,7 +100,7 @@ _WANTED = "wanted context, endings and label, or context and target, or text"
 def read_items(path: Path) -> tuple[Kind, list[Item]]:
     """The items of a file in our own form, all of the kind that its first line has. Raises TaskProblem."""
     found: Kind | None = None
-    items = []
+    items: list[Item] = []
     for place, row in json_lines(path):
         kind = next((kind for kind, names in _FORMS.items() if all(name in row for name in names)), None)
         if kind is None:

@@ -8,7 +8,6 @@ method), where the harness draws samples from the sample, or tells none.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,10 +55,9 @@ class Outcome:
     cut: bool = False
     """Whether the item was too long for the model, which saw only its end."""
 
-    def line(self) -> str:
-        """As a line of a JSONL file."""
-        row = {"id": self.id, "digest": self.digest, **self.values, "log_likelihoods": self.log_likelihoods, "cut": self.cut}
-        return json.dumps({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()})
+    def as_dict(self) -> dict[str, Any]:
+        """As a line of a JSONL file has it."""
+        return {"id": self.id, "digest": self.digest, **self.values, "log_likelihoods": list(self.log_likelihoods), "cut": self.cut}
 
 
 def outcome(number: int, item: Item, reading: Reading, likelihoods: Sequence[Likelihood], protocol: Protocol, *, cut: bool) -> Outcome:

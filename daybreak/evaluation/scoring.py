@@ -87,7 +87,8 @@ def _shared(
     contexts = new_cache(len(readings), cut)
     tokens = torch.from_numpy(np.stack([reading.context[:cut] for reading in readings])).to(device)  # (B, cut)
     last = reader.read(tokens, contexts)[:, -1:]  # (B, 1, C)
-    sources, pieces = [], []
+    sources: list[int] = []
+    pieces: list[_Piece] = []
     for source, reading in enumerate(readings):
         rest = reading.context[cut:]
         for tail in reading.continuations:

@@ -11,6 +11,7 @@ of a training.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from daybreak.evaluation.readers import Reader, reader
 from daybreak.evaluation.reading import Reading, encode, is_cut
 from daybreak.evaluation.scoring import score
 from daybreak.inference.generate import Predictor
+from daybreak.metrics import plain
 
 BUDGETS = {"cpu": 4096, "mps": 8192, "cuda": 32768}
 """How many tokens are read at once, by the kind of device; for predictors whose logits come whole an eighth of it."""
@@ -98,9 +100,12 @@ class Result:
             "seconds": round(self.seconds, 2),
         }
 
-    def save_items(self, path: Path) -> None:
-        """Writes the outcomes as JSON lines, whole or not at all."""
-        files.write_text(path, "".join(row.line() + "\n" for row in self.outcomes))
+
+def save_items(results: Sequence[Result], path: Path) -> None:
+    """Writes the outcome of each item of each task as a line of JSON, whole or not at all."""
+    files.write_text(
+        path, "".join(json.dumps(plain({"task": result.name, **row.as_dict()})) + "\n" for result in results for row in result.outcomes)
+    )
 
 
 def open_tasks(names: Sequence[str], tokenizer: Tokenizer, folder: Path | None = None, most_items: int | None = None) -> list[Task]:
