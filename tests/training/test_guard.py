@@ -1,4 +1,4 @@
-"""The guard: what is not finite never reaches weights or moments, a spike neither, and a resumed guard decides as one that never stopped."""
+"""The guard: what is not finite, or a spike, never reaches weights or moments; a resumed guard decides as one that never stopped."""
 
 import copy
 import itertools
