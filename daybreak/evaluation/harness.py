@@ -76,9 +76,7 @@ def run(
         except OSError as error:  # what its data library raises without a network, and for a file that is not there
             reason = str(error).partition("\n")[0] or type(error).__name__
             told = f"{', '.join(names)}: the data could not be loaded ({reason}); they come from Hugging Face's hub"
-            raise TaskProblem(
-                f"{told}: connect this machine once, or name a folder of tasks on local files with --task-files DIR"
-            ) from None
+            raise TaskProblem(f"{told}: connect this machine to the network once, and they stay in its cache") from None
     return figures(results["results"], {name: row["effective"] for name, row in results["n-samples"].items()})
 
 

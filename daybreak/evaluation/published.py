@@ -142,7 +142,8 @@ class _Line(NamedTuple):
         )
 
 
-# Both papers were read in copies of their text, several of which agree, and agree with the model cards that quote them.
+# Both papers were read in copies of their text. GPT-2's table is the same in several, and in the card of gpt2-xl on the hub; GPT-3's agrees
+# with what EleutherAI/gpt-neo and karpathy/nanochat quote of it, all but its perplexities above 2.7B and StoryCloze, which neither quotes.
 GPT2 = "GPT-2 paper (Radford et al., 2019), table 3"
 GPT3 = "GPT-3 paper (arXiv 2005.14165), table H.1"
 HARNESS = "karpathy/build-nanogpt, hellaswag.py: what the harness reports"

@@ -367,7 +367,7 @@ def test_a_folder_that_is_not_there_and_data_that_are_not_are_told(run, task_fol
     text = (task_folder / "dawn_word.yaml").read_text(encoding="utf-8").replace("dawn_word", "dawn_gone")
     (tmp_path / "dawn_gone.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(
-        TaskProblem, match=r"^dawn_gone: the data could not be loaded \(.*dawn_gone\.jsonl.*\); they come from .*--task-files DIR$"
+        TaskProblem, match=r"^dawn_gone: the data could not be loaded \(.*dawn_gone\.jsonl.*\); they come from .* stay in its cache$"
     ) as caught:
         harness.run(MODEL, TOKENIZER, ["dawn_gone"], context_length=CONTEXT, task_folder=tmp_path)
     assert "\n" not in str(caught.value)
