@@ -40,7 +40,7 @@ def is_foreign(folder: Path) -> bool:
     """Whether a folder holds shards of others, and nothing that `daybreak data prepare` has begun."""
     if not folder.is_dir() or (folder / MANIFEST).exists() or (folder / ".prepare").exists():
         return False
-    return any(_NAME.fullmatch(path.name) for path in folder.iterdir())
+    return bool(_found(folder))
 
 
 def open_manifest(folder: Path) -> Manifest:
@@ -133,7 +133,7 @@ def checks(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _shards(folder: Path) -> tuple[str, dict[str, list[str]]]:
     """What the text is called, and the names of its shards for train and val, in order."""
-    found = sorted((match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))), key=lambda match: match.string)
+    found = _found(folder)
     texts = sorted({match["text"] or "" for match in found})
     if len(texts) > 1:
         named = " and ".join(text or "train.bin and val.bin" for text in texts)
@@ -148,6 +148,12 @@ def _shards(folder: Path) -> tuple[str, dict[str, list[str]]]:
                 "get those too, or give one of the others that name"
             )
     return texts[0], names
+
+
+def _found(folder: Path) -> list[re.Match[str]]:
+    """The names in a folder that are those of shards, in order; hidden ones are some program's own."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return [match for name in names if (match := _NAME.fullmatch(name))]
 
 
 def _one_kind(kinds: dict[Path, str]) -> str:

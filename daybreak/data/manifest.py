@@ -54,9 +54,9 @@ class Manifest:
     train: Split
     val: Split
     files: dict[str, dict[str, Any]]
-    """`bytes` and `sha256` of every file."""
+    """`bytes` and `sha256` of every file; of others' shards `bytes` alone."""
     fingerprint: str
-    """sha256 over the shards' sha256 and the tokenizer's fingerprint."""
+    """sha256 over the shards' sha256 and the tokenizer's fingerprint; of others' shards what `foreign.open_manifest` says."""
     versions: dict[str, str]
     format: int = FORMAT
     folder: Path = field(default=Path(), compare=False)

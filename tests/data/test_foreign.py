@@ -123,6 +123,7 @@ def test_ours_without_their_manifest_are_a_loss_and_told(data_dir, tmp_path):
 
 def test_the_fingerprint_is_of_the_files_not_of_their_place(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "._fineweb_train_000000.bin").write_bytes(b"a Mac's own")
     one, other = foreign.open_manifest(folder), foreign.open_manifest(tmp_path / "copy")
     assert (one.fingerprint, one.files, one.train, one.val) == (other.fingerprint, other.files, other.train, other.val)
 
