@@ -18,8 +18,9 @@ from daybreak.data.steps import Steps, indivisible, largest_micro_batch
 from daybreak.data.tokenizer import Tokenizer
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import parameter_count
+from daybreak.model.memory import keeps_whole_gradients
 from daybreak.settings import Settings, decides_result
-from daybreak.training.parallel import Layout
+from daybreak.training.parallel import Across, Layout, across
 from daybreak.world import ALONE, World, ranks_from_environment
 
 _LOCK = ".lock"
@@ -107,6 +108,18 @@ def _layout(settings: Settings, device: torch.device, world: World) -> Layout:
     if memory is None or state < memory:
         return "ddp"
     return "hsdp" if world.size > world.local_size and state / world.local_size < memory else "fsdp"
+
+
+def across_for(settings: Settings, layout: Layout, device: torch.device, precision: machine.Precision, world: World) -> Across:
+    """What carries out the layout on this machine."""
+    memory = _memory(device, world)
+    return across(
+        layout,
+        world,
+        device,
+        dtype=torch.bfloat16 if precision == "bf16" else None,
+        each_micro_batch=memory is not None and not keeps_whole_gradients(settings.model, memory),
+    )
 
 
 def _memory(device: torch.device, world: World) -> int | None:

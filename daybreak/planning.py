@@ -69,7 +69,8 @@ class Memory:
     states: int
     """fp32 weights, gradients and AdamW's two moments; under sharding one device's share."""
     weights: int
-    """The 16-bit copies that are computed with; under sharding what is gathered at once, with its gradient."""
+    """The 16-bit copies that are computed with; under sharding what is gathered at once, with its gradient, and the gradients that are
+    kept whole between micro-batches."""
     activations: int
     logits: int
 
@@ -148,7 +149,7 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
     steps = Steps(train.batch_tokens, train.batch_start_tokens, train.batch_ramp_tokens)
     count = steps.count(min(train.train_tokens, train.stop_tokens or train.train_tokens))
     wide = 4 if settings.machine.precision == "fp32" else 2
-    rule = _Rule(shape, wide, settings.machine)
+    rule = _Rule(shape, wide, settings.machine, None if fleet is None else fleet.device.memory_bytes)
     made = Plan(
         parameters=parameter_count(shape),
         flops_per_token=flops_per_token(shape),
@@ -169,7 +170,7 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
     if settings.machine.precision == "fp32":
         notes.append("machine.precision=fp32 is many times slower; time and cost are for 16-bit matrix products, as auto computes them")
     if placement.layout in ("fsdp", "hsdp"):
-        notes += _sharding(shape, placement, fleet, wide, accumulates=full > fleet.count * placement.micro_batch)
+        notes += _sharding(fleet, wide)
     return replace(made, placement=placement, fleet=fleet, fits=fits, fewest_devices=fewest, notes=tuple(notes))
 
 
@@ -180,18 +181,23 @@ class _Rule:
     shape: GPTConfig
     wide: int
     machine: MachineSettings
+    device_bytes: int | None
 
     def place(self, layout: Layout, devices: int, micro_batch: int, recompute: bool) -> Placement:
         states = bytes_of.state_bytes(self.shape)
         shares = {"fsdp": devices, "hsdp": min(devices, NODE)}.get(layout)
         square = self.machine.attention == "plain"
+        weights = bytes_of.cast_bytes(self.shape, self.wide)
+        if shares:
+            whole = self.device_bytes is not None and bytes_of.keeps_whole_gradients(self.shape, self.device_bytes)
+            weights = bytes_of.gathered_bytes(self.shape, self.wide) + (bytes_of.gradient_bytes(self.shape) if whole else 0)
         return Placement(
             layout,
             micro_batch,
             recompute,
             Memory(
                 states=-(-states // (shares or 1)),
-                weights=bytes_of.gathered_bytes(self.shape, self.wide) if shares else bytes_of.cast_bytes(self.shape, self.wide),
+                weights=weights,
                 activations=bytes_of.activation_bytes(self.shape, micro_batch, self.wide, square, recompute),
                 logits=bytes_of.logits_bytes(self.shape, micro_batch),
             ),
@@ -253,20 +259,10 @@ def _dividing(full: int, first: int, devices: int, context_length: int, micro_ba
         )
 
 
-def _sharding(shape: GPTConfig, placement: Placement, fleet: Fleet, wide: int, accumulates: bool) -> Iterator[str]:
-    """Where training with shards falls short of what was counted."""
+def _sharding(fleet: Fleet, wide: int) -> Iterator[str]:
+    """Why these devices cannot train a model that is divided, if so."""
     if not fleet.device.bf16 and wide < 4:
         yield f"`daybreak train` divides a model in bf16 or fp32 only, and the {fleet.device.name} has no bf16"
-    weights = parameter_count(shape, padded=True)
-    held = {
-        "gradients kept whole between micro-batches": 4 * weights if accumulates else 0,
-        "16-bit copies of all weights": 0 if placement.recompute else bytes_of.cast_bytes(shape, wide),
-        "weights gathered in fp32": bytes_of.gathered_bytes(shape, 4) - bytes_of.gathered_bytes(shape, wide),
-    }
-    parts = [f"{size / 1e9:,.1f} GB of {name}" for name, size in held.items() if size]
-    short = placement.memory.total + sum(held.values()) > USABLE * fleet.device.memory_bytes
-    if parts:
-        yield f"`daybreak train` takes more of each device so far: {', '.join(parts)}{', which does not fit' if short else ''}"
 
 
 def _divisors(number: int) -> list[int]:

@@ -30,14 +30,14 @@ from daybreak.model import init
 from daybreak.model.attention import KERNELS
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.opening import holding, micro_batch, open_folder, own_device, resolve, steps_to_take
+from daybreak.opening import across_for, holding, micro_batch, open_folder, own_device, resolve, steps_to_take
 from daybreak.settings import Settings
 from daybreak.stopping import Stopping
 from daybreak.training.guard import Guard, TrainingFailed
 from daybreak.training.late import Late
 from daybreak.training.loop import Step, train
 from daybreak.training.optimizers import make_optimizer
-from daybreak.training.parallel import Across, across, recompute_blocks
+from daybreak.training.parallel import Across, recompute_blocks
 from daybreak.training.precision import MixedPrecision
 from daybreak.training.schedules import Schedule, warmup_cosine
 from daybreak.world import World, is_lost, joined
@@ -74,7 +74,7 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
             tasks = _open_tasks(settings, data)
         with holding(out, world), Stopping() as stopping:
             folder_is_new = open_folder(out, settings, data, world)
-            story = _Story(settings, out, data, device, precision, tasks, world, across(layout, world, device))
+            story = _Story(settings, out, data, device, precision, tasks, world, across_for(settings, layout, device, precision, world))
             try:
                 yield from story.tell(stopping, folder_is_new)
             except (TrainingFailed, PredictionFailed) as error:

@@ -22,6 +22,19 @@ def state_bytes(config: GPTConfig) -> int:
     return STATE_BYTES * parameter_count(config, padded=True)
 
 
+def keeps_whole_gradients(config: GPTConfig, device_bytes: int) -> bool:
+    """Whether the gradients of a model that is divided are kept whole between micro-batches, to be exchanged once per step.
+
+    That saves communication while they take at most a quarter of a device; larger models exchange them after every micro-batch.
+    """
+    return gradient_bytes(config) <= device_bytes / 4
+
+
+def gradient_bytes(config: GPTConfig) -> int:
+    """All gradients, in fp32."""
+    return 4 * parameter_count(config, padded=True)
+
+
 def cast_bytes(config: GPTConfig, wide: int = 2) -> int:
     """The 16-bit copies of the matrices that autocast makes in forward and keeps until backward has used them; none in fp32."""
     C = config.d_model

@@ -134,14 +134,19 @@ class Copies:
 class Shards:
     """Every process holds a share of the rows of each parameter; a block is gathered when it computes and let go after.
 
-    The tied embedding stays with the root group, as embedding and head both need it.
+    The tied embedding stays with the root group, as embedding and head both need it. In bf16 the matrices of the blocks are gathered
+    in bf16 and the rest in fp32, which gives autocast's numbers; gradients are summed in fp32.
     """
 
     divided = True
 
-    def __init__(self, world: World, device: torch.device, layout: Layout = "fsdp") -> None:
+    def __init__(
+        self, world: World, device: torch.device, layout: Layout = "fsdp", dtype: torch.dtype | None = None, each_micro_batch: bool = False
+    ) -> None:
+        """`each_micro_batch`: exchange gradients after each, not once per step, so that none is ever whole on a device."""
         from torch.distributed.device_mesh import init_device_mesh
 
+        self.dtype, self.each_micro_batch = dtype, each_micro_batch
         self.layout: Layout = layout
         self.size = world.size
         shape = (world.size,) if layout == "fsdp" else (world.size // world.local_size, world.local_size)
@@ -149,14 +154,15 @@ class Shards:
         self.mesh: DeviceMesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
 
     def place(self, model: nn.Module) -> None:
-        """Makes every block a group that is gathered by itself, and the rest one more."""
-        from torch.distributed.fsdp import fully_shard
+        """Makes the matrices of every block a group that is gathered by itself, and the rest one more."""
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         # The logits are a view, cut to the vocabulary. Only writing into them in place would do harm, and the loss does not.
         warnings.filterwarnings("ignore", message=".*returned a view tensor", category=UserWarning)
         blocks: Iterable[nn.Module] = model.blocks  # type: ignore[assignment]
+        policy = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks:
-            fully_shard(block, mesh=self.mesh)
+            fully_shard([block.attention, block.mlp], mesh=self.mesh, mp_policy=policy)  # type: ignore[list-item]
         fully_shard(model, mesh=self.mesh)
         for group in _groups(model):
             group.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it sums
@@ -172,9 +178,9 @@ class Shards:
         parameter.to_local().copy_(rows.to_local())
 
     def micro_batch(self, model: nn.Module, *, last: bool) -> None:
-        """Gradients are exchanged once per step, after its last micro-batch."""
+        """Gradients are exchanged in the backward pass of the last micro-batch, or of each."""
         root: FSDPModule = model  # type: ignore[assignment]
-        root.set_requires_gradient_sync(last)
+        root.set_requires_gradient_sync(last or self.each_micro_batch)
         root.set_is_last_backward(last)
 
     def gradients(self, model: nn.Module) -> None:
@@ -193,11 +199,11 @@ class Shards:
         return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def across(layout: Layout, world: World, device: torch.device) -> Across:
-    """What carries out a layout."""
+def across(layout: Layout, world: World, device: torch.device, dtype: torch.dtype | None = None, each_micro_batch: bool = False) -> Across:
+    """What carries out a layout. `dtype` is the 16-bit format that is computed in, None for fp32; the rest is for `Shards`."""
     if layout == "single":
         return Alone()
-    return Copies(world) if layout == "ddp" else Shards(world, device, layout)
+    return Copies(world) if layout == "ddp" else Shards(world, device, layout, dtype, each_micro_batch)
 
 
 def recompute_blocks(model: nn.Module) -> None:

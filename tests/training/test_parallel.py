@@ -17,6 +17,7 @@ from daybreak.model.init import initialize
 from daybreak.training.loop import train
 from daybreak.training.optimizers import make_optimizer
 from daybreak.training.parallel import across, recompute_blocks
+from daybreak.training.precision import MixedPrecision
 
 CPU = torch.device("cpu")
 CONFIG = GPTConfig(vocab_size=67, context_length=8, n_layer=3, n_head=2, d_model=12)  # 128 padded rows; d_model 12 divides unevenly by 8
@@ -43,8 +44,8 @@ class Weighted(Batches):
         return [Batch(b.inputs, b.targets, (b.targets % 3).float()) for b in super().__getitem__(step)]
 
 
-def placed(world, layout, recompute=False):
-    ways = across(layout, world, CPU)
+def placed(world, layout, recompute=False, **more):
+    ways = across(layout, world, CPU, **more)
     with torch.device("meta"):
         model = GPT(CONFIG, plain)
     if recompute:
@@ -62,15 +63,18 @@ def weights(world, layout):
     return digest.hexdigest()
 
 
-def run(world, layout, micro_batch, batches=Batches, recompute=False, steps=5):
-    model, ways = placed(world, layout, recompute)
+def run(world, layout, micro_batch, batches=Batches, recompute=False, precision="fp32", each_micro_batch=False, steps=5):
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    model, ways = placed(world, layout, recompute, dtype=dtype, each_micro_batch=each_micro_batch)
     optimizer = make_optimizer("adamw", model, weight_decay=0.1, betas=(0.9, 0.95), epsilon=1e-8)
     text = batches(
         Text(), context_length=8, batch_tokens=8 * SEQUENCES, micro_batch=micro_batch, seed=3, rank=world.rank, world_size=world.size
     )
     return [
         (float(step.loss), float(step.grad_norm))
-        for step in train(model, optimizer, text, lambda tokens: 1e-2, steps=steps, max_norm=0.5, across=ways)
+        for step in train(
+            model, optimizer, text, lambda tokens: 1e-2, steps=steps, max_norm=0.5, across=ways, precision=MixedPrecision(precision, CPU)
+        )
     ]
 
 
@@ -116,6 +120,16 @@ def test_weights_of_tokens_are_taken_over_all_processes(alone, layout, size):
 def test_blocks_that_are_computed_again_change_nothing(alone):
     assert single(run, "single", SEQUENCES, Batches, True) == alone[0]
     assert np.array(in_worlds(2, run, "fsdp", 2, Batches, True)[0]) == pytest.approx(np.array(alone[0]), rel=2e-5)
+
+
+def test_gradients_may_be_exchanged_after_each_micro_batch(alone):
+    assert np.array(in_worlds(2, run, "fsdp", 1, Batches, False, "fp32", True)[0]) == pytest.approx(np.array(alone[0]), rel=2e-5)
+
+
+@pytest.mark.parametrize(("layout", "size", "recompute"), [("ddp", 2, False), ("fsdp", 2, False), ("fsdp", 2, True)])
+def test_in_bf16_the_layouts_agree_as_far_as_bf16_goes(layout, size, recompute):
+    whole = single(run, "single", SEQUENCES, Batches, False, "bf16")
+    assert np.array(spread(layout, size, run, 2, Batches, recompute, "bf16")[0]) == pytest.approx(np.array(whole), rel=5e-3)
 
 
 def test_processes_share_the_batch_and_not_its_size():
