@@ -81,6 +81,8 @@ def _problems(
         wrong.append("--tasks: wanted names with commas between them, came none; name hellaswag, or leave it out for the validation text")
     if items is not None and items < 1:
         wrong.append(f"--items: wanted at least 1, came {items}")
+    if items == 1 and against is not None:
+        wrong.append("--items: wanted at least 2 to compare two models by, came 1")
     if task_files is not None and not task_files.is_dir():
         wrong.append(f"--task-files: wanted a folder with the tasks' files, found none at {task_files}; leave it out to download them")
     if save_items is not None and save_items.is_dir():

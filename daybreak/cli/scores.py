@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daybreak.evaluation.suite import Result
     from daybreak.loading import Model
+
+_WIDTH = 120
 
 
 def published_rows(result: Result) -> list[dict[str, Any]]:
@@ -39,7 +42,8 @@ def table(foreign: Mapping[str, Any], results: Sequence[Result], model: Model) -
         facts = result.facts()
         cut = f"; {facts['cut']:,} items were longer than the context, and were read from their end" if facts["cut"] else ""
         form = f"; {result.form}" if result.form else ""
-        notes.append(f"{result.name}: {result.protocol.reads}; {facts['n']:,} of {facts['items']:,} items{cut}{form}")
+        note = f"{result.name}: {result.protocol.reads}; {facts['n']:,} of {facts['items']:,} items{cut}{form}"
+        notes.append(textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
@@ -51,12 +55,13 @@ def _beside(result: Result, metric: str, model: Model) -> str:
     size = parameter_count(model.config)
     rows = {row.model: row for row in reversed(published.rows(result.protocol.published, result.protocol.name, metric))}
     nearest = sorted(rows.values(), key=lambda row: abs(math.log(row.parameters / size)))[:2]
-    return ", ".join(f"{row.model} {_number(row.value)}" for row in sorted(nearest, key=lambda row: row.parameters))
+    return ", ".join(f"{row.model} {number(row.value)}" for row in sorted(nearest, key=lambda row: row.parameters))
 
 
 def _with_error(value: float, stderr: float | None) -> str:
-    return _number(value) if stderr is None else f"{_number(value)} ± {_number(stderr)}"
+    return number(value) if stderr is None else f"{number(value)} ± {number(stderr)}"
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1e6 else f"{value:.3g}"
+def number(value: float) -> str:
+    """Four places for what is small, two for what is large, an exponent for what is absurd."""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}" if abs(value) < 1e6 else f"{value:.3g}"

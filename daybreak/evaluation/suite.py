@@ -109,18 +109,21 @@ def save_items(results: Sequence[Result], path: Path) -> None:
 
 
 def open_tasks(names: Sequence[str], tokenizer: Tokenizer, folder: Path | None = None, most_items: int | None = None) -> list[Task]:
-    """Opens tasks: a name, `NAME=FILE`, or the file of one's own. Named tasks' files are looked for in `folder`, then in the cache.
+    """Opens tasks: a name, `NAME=FILE`, or the file of one's own. Named tasks' files are looked for in `folder`, or else in the cache.
 
-    Of `most_items` or more items, that many are taken, evenly spread and always the same. Raises TaskProblem with all that is wrong.
+    Of more than `most_items` items, that many are taken, evenly spread and always the same. Raises TaskProblem with all that is wrong.
     """
-    opened, wrong = [], []
+    opened: list[Task] = []
+    wrong = []
     if most_items is not None and most_items < 1:
         wrong.append(f"items: wanted at least 1, came {most_items}")
     for name in dict.fromkeys(names):
         try:
-            opened.append(_open(name, tokenizer, folder, max(1, most_items or 0) if most_items is not None else None))
+            opened.append(_open(name, tokenizer, folder, None if most_items is None else max(1, most_items)))
         except (TaskProblem, TokenizerProblem) as error:
             wrong.append(str(error))
+    named = [task.name for task in opened]
+    wrong += [f"{name}: wanted once, came with two files; name one" for name in dict.fromkeys(named) if named.count(name) > 1]
     if wrong:
         raise TaskProblem("\n".join(wrong))
     return opened
@@ -128,18 +131,21 @@ def open_tasks(names: Sequence[str], tokenizer: Tokenizer, folder: Path | None =
 
 def _open(name: str, tokenizer: Tokenizer, folder: Path | None, most: int | None) -> Task:
     known, _, given = name.partition("=")
-    form = ""
+    form, path = "", Path(name)
+    if known not in PROTOCOLS:  # a file whose name is that of a task's own needs none
+        known = next((task for task, row in PROTOCOLS.items() if path.as_posix().endswith(row.file_names)), name)
+    else:
+        path = Path(given) if given else find(known, folder)
     if known in PROTOCOLS:
         protocol = PROTOCOLS[known]
-        path = Path(given) if given else find(known, folder)
         assert protocol.read is not None
         items, form = protocol.read(path)
-    elif given or not (known.endswith(".jsonl") or Path(known).is_file()):
-        raise TaskProblem(f"{known}: no such task{config.closest(known, PROTOCOLS)}; wanted {', '.join(PROTOCOLS)} or a .jsonl file")
-    else:
-        path = Path(known)
+    elif name.endswith(".jsonl") or path.is_file():
         kind, items = read_items(path)
         protocol = own(kind)
+    else:
+        asked = name.partition("=")[0]
+        raise TaskProblem(f"{asked}: no such task{config.closest(asked, PROTOCOLS)}; wanted {', '.join(PROTOCOLS)} or a .jsonl file")
     if not items:
         raise TaskProblem(f"{path}: wanted the items of {known}, found none")
     count = len(items)
