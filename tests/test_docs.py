@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from daybreak.cli.app import command
+from daybreak.cli.train import request
 
 HOME = Path(__file__).parents[1]
 DOCUMENTS = [HOME / "README.md", HOME / "CONTRIBUTING.md", *sorted((HOME / "docs").glob("*.md"))]
@@ -43,6 +45,14 @@ def test_commands_name_verbs_that_exist(code):
         if words and words[0] == "daybreak":
             verb = command().commands[words[1]]
             assert not hasattr(verb, "commands") or words[2] in verb.commands
+        elif words and words[0] == "torchrun":
+            started = get_args_parser().parse_args(words[1:])
+            assert started.module
+            assert started.training_script == "daybreak"
+            assert started.training_script_args[0] in command().commands
+            request(started.training_script_args[1], [word for word in started.training_script_args[2:] if "=" in word], None)
+        elif words and words[0] == "sbatch":
+            assert (HOME / words[1]).is_file()
         elif words:
             assert words[0] == "make"
             assert f"\n{words[1]}:" in (HOME / "Makefile").read_text()
