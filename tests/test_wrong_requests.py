@@ -464,6 +464,55 @@ CASES = [
     Wrong("eval of data", ["eval", "data"], [["data: wanted a run's folder or a model's"]]),
     Wrong("eval of a model without data", ["eval", "run/model"], [["run/model: holds no run whose data could be taken", "--data DIR"]]),
     Wrong("eval on nothing", ["eval", "run", "--data", "nothing"], [["nothing: wanted a folder of prepared data"]]),
+    Wrong(
+        "eval on a task that is not known",
+        ["eval", "run", "--tasks", "helaswag"],
+        [["helaswag: no such task; did you mean hellaswag?", "lambada", "or a .jsonl file"]],
+    ),
+    Wrong("eval on no task", ["eval", "run", "--tasks", " ,"], [["--tasks: wanted names with commas", "leave it out"]]),
+    Wrong(
+        "eval's options without a task",
+        ["eval", "run", "--items", "0", "--task-files", "nothing", "--save-items", "data", "--against", "run"],
+        [
+            ["--items: wanted at least 1, came 0"],
+            ["--task-files: wanted a folder with the tasks' files, found none at nothing"],
+            ["--save-items: wanted the name of a .jsonl file, came the folder data"],
+            ["--task-files: wanted --tasks", "add --tasks hellaswag"],
+            ["--save-items: wanted --tasks"],
+            ["--against: wanted --tasks"],
+        ],
+    ),
+    Wrong(
+        "eval compared on one item",
+        ["eval", "run", "--tasks", "lambada", "--items", "1", "--against", "run"],
+        [["--items: wanted at least 2"]],
+    ),
+    Wrong(
+        "eval with tasks whose files are not there",
+        ["eval", "run", "--tasks", "hellaswag,lambada", "--task-files", "data"],
+        [["data: wanted hellaswag's file, hellaswag_val.jsonl or"], ["data: wanted lambada's file, lambada_test.jsonl or"]],
+    ),
+    Wrong(
+        "eval on a task's missing file", ["eval", "run", "--tasks", "lambada=none.jsonl"], [["none.jsonl: cannot be read", "No such file"]]
+    ),
+    Wrong(
+        "eval on a file with a wrong line",
+        ["eval", "run", "--tasks", "mine.jsonl"],
+        [["mine.jsonl:2: label: wanted the number of the right ending, 0 to 1, came 7; mend the line"]],
+        text(
+            "mine.jsonl",
+            '{"context": "a", "endings": ["b", "c"], "label": 0}\n{"context": "a", "endings": ["b", "c"], "label": 7}\n',
+        ),
+    ),
+    Wrong(
+        "eval on a file of other fields",
+        ["eval", "run", "--tasks", "mine.jsonl"],
+        [["mine.jsonl:1: wanted context, endings and label, or context and target, or text", "came 'txt'; did you mean text?"]],
+        text("mine.jsonl", '{"txt": "a"}\n'),
+    ),
+    Wrong(
+        "eval against nothing", ["eval", "run", "--tasks", "text.jsonl", "--against", "rnu"], [["rnu: no such folder", "did you mean run?"]]
+    ),
     Wrong("eval when the data is gone", ["eval", "run"], [["data: wanted a folder of prepared data"]], gone("data")),
     Wrong(
         "eval on another tokenizer's data",
