@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import IO, Any
 
 
+_PROCESS = os.urandom(4).hex()
+"""Beside its number, which another machine that writes to the same disk may have given too."""
+
+
 class FileProblem(ValueError):
     """A file or folder that is missing, unreadable, damaged or of another kind; the message names it and the way out."""
 
@@ -37,7 +41,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     If the block raises, the temporary file is removed and `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{_PROCESS}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file

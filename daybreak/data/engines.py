@@ -15,7 +15,6 @@ found out at once, and one that still works for a preparation that has ended sto
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import logging
 import os
@@ -55,6 +54,7 @@ class Dask:
         self._folder = folder
         self._sign = folder / f"engine-{secrets.token_hex(8)}.run"
         self._stack = contextlib.ExitStack()
+        self._library: Any = None
         self._client: Any = None
 
     def __enter__(self) -> Self:
@@ -62,25 +62,26 @@ class Dask:
             import distributed
         except ImportError:
             raise EngineProblem("engine dask: needs the package distributed; install it with: pip install 'daybreak[cluster]'") from None
+        self._library = distributed
         with contextlib.ExitStack() as stack:
             for left in self._folder.glob("engine-*.run"):
                 left.unlink()
             stack.callback(self._sign.unlink, missing_ok=True)
             write_text(self._sign, "")
-            self._client = stack.enter_context(self._connect(distributed, stack))
+            self._client = stack.enter_context(self._connect(stack))
             self._check()
             self._stack = stack.pop_all()
         return self
 
-    def _connect(self, distributed: Any, stack: contextlib.ExitStack) -> Any:
+    def _connect(self, stack: contextlib.ExitStack) -> Any:
         if self._address is None:
             with hidden_main():
-                cluster = distributed.LocalCluster(
+                cluster = self._library.LocalCluster(
                     n_workers=self.count, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
                 )
-            return distributed.Client(stack.enter_context(cluster), set_as_default=False)
+            return self._library.Client(stack.enter_context(cluster), set_as_default=False)
         try:
-            client = distributed.Client(self._address, timeout=PATIENCE, set_as_default=False)
+            client = self._library.Client(self._address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
             raise EngineProblem(
                 f"engine dask: found no scheduler at {self._address} ({' '.join(str(error).split())}); start one with: dask scheduler"
@@ -112,14 +113,13 @@ class Dask:
 
     def map(self, task: Task, arguments: Sequence[tuple[Any, ...]]) -> Iterator[int]:
         """See `Engine`: yields the sum of each task as it ends. Raises the first exception of a task as it was."""
-        distributed: Any = importlib.import_module("distributed")
         waiting = list(reversed(arguments))
-        running: Any = distributed.as_completed(loop=self._client.loop)
+        running: Any = self._library.as_completed(loop=self._client.loop)
         running.update([self._submit(task, waiting.pop()) for _ in arguments[: (1 + AHEAD) * self.count]])
         for future in running:
             try:
                 amount = future.result()
-            except distributed.KilledWorker:
+            except self._library.KilledWorker:
                 raise WorkerProblem(
                     "several workers died at one task, mostly for lack of memory; give each more, or start fewer: what is done is kept"
                 ) from None

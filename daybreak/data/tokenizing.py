@@ -46,7 +46,7 @@ def find_tokenizer(documents: SortedDocuments, choice: Choice, known: Tokenizer 
     fingerprint = sha256(work / "tokenizer" / "tokenizer.json")  # what `tokenizer.fingerprint` would say, without making the file again
     row = {"name": tokenizer.name, "fingerprint": fingerprint, "vocab_size": tokenizer.vocab_size, "eot": tokenizer.eot}
     write_json(work / "tokenizer.done", row)
-    _opened[_key(work)] = (documents, tokenizer)
+    _keep(work, documents, tokenizer)
     return tokenizer
 
 
@@ -84,12 +84,14 @@ def _key(work: Path) -> tuple[Any, ...]:
 
 
 def _open(work: Path) -> tuple[SortedDocuments, Tokenizer]:
-    key = _key(work)
-    found = _opened.get(key)
-    if found is None:
-        _opened.clear()
-        found = _opened[key] = open_documents(work), load_tokenizer(str(work / "tokenizer"))
-    return found
+    if _key(work) not in _opened:
+        _keep(work, open_documents(work), load_tokenizer(str(work / "tokenizer")))
+    return _opened[_key(work)]
+
+
+def _keep(work: Path, documents: SortedDocuments, tokenizer: Tokenizer) -> None:
+    _opened.clear()
+    _opened[_key(work)] = documents, tokenizer
 
 
 def tokenize(documents: SortedDocuments, choice: Choice, work: Path, pool: Engine) -> Iterator[tuple[int, int]]:

@@ -67,12 +67,10 @@ def test_a_cluster_writes_the_same_bytes_though_a_worker_dies(cluster, tmp_path,
         run(tmp_path / "prose.jsonl", tmp_path / "prose", **there)
 
     corpus = write_corpus(tmp_path / "corpus", 12, 800)
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(PrepareProblem, match=r"tcp://.* does not see .*; put --out where all machines see it"),
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(engines, "write_text", lambda *_: None)  # as if it were written to another disk
-        run(corpus, tmp_path / "unseen", **there)
+        with pytest.raises(PrepareProblem, match=r"tcp://.* does not see .*; put --out where all machines see it"):
+            run(corpus, tmp_path / "unseen", **there)
 
     run(corpus, tmp_path / "here", workers=1)
     killed_at = None
@@ -89,12 +87,13 @@ def test_a_cluster_writes_the_same_bytes_though_a_worker_dies(cluster, tmp_path,
 def test_processes_of_this_machine_may_be_a_cluster(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", 3, 20)
     run(corpus, tmp_path / "here", workers=1)
-    script = (
+    script = tmp_path / "script.py"  # without a guard for __main__, as people write it
+    script.write_text(
         "import sys; from daybreak.data.prepare import prepare\n"
         "for _ in prepare([sys.argv[1]], sys.argv[2], tokenizer='bytes', engine='dask', workers=2): pass"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", script, str(corpus), str(tmp_path / "there")]
+    command = [sys.executable, str(script), str(corpus), str(tmp_path / "there")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert files(tmp_path / "there") == files(tmp_path / "here")
