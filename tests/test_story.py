@@ -165,6 +165,24 @@ def test_the_validation_loss_does_not_depend_on_the_batch(data_dir, most):
     assert {round(result.loss, 5) for result in scores} == {round(scores[0].loss, 5)}
 
 
+def test_tasks_run_while_it_learns_and_at_the_end(data_dir, straight, tmp_path):
+    items = [{"context": "The sun", "endings": ["rises at dawn.", "learns", "x"], "label": 0} for _ in range(6)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    wanted = (f"eval.tasks={tmp_path / 'mine.jsonl'}", "eval.tasks_every_tokens=256", "eval.task_items=2")
+    run(settings_for(data_dir, *wanted), tmp_path / "run")
+    rows = [row for row in metrics.read(tmp_path / "run" / "metrics.jsonl") if row["event"] == "tasks"]
+    assert [(row["tokens"], next(iter(row["tasks"].values()))["n"]) for row in rows] == [(256, 2), (512, 2), (640, 6)]
+    for row in next(iter(rows[-1]["tasks"].values()))["metrics"].values():
+        assert row["stderr"] >= 0
+    assert_same_end(tmp_path / "run", straight)  # asked or not, it learns the same
+
+
+def test_a_task_that_is_not_there_is_told_before_anything_is_written(data_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"helaswag.*did you mean hellaswag"):
+        run(settings_for(data_dir, "eval.tasks=helaswag"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # --- stopped -----------------------------------------------------------------------------------------------------------------
 
 

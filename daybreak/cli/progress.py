@@ -129,6 +129,10 @@ def _line(event: Event, steps: int) -> str:
         return f"sample    {_flat(event['prompt'])}{_flat(event['text'])}"
     if kind == "checkpoint":
         return f"saved     {event['path']}"
+    if kind == "tasks":
+        return "\n".join(_task(name, told) for name, told in event["tasks"].items())
+    if kind == "rollback":
+        return f"back      to step {step:,}: {event['reason']}"
     if kind == "skip":
         return f"skipped   step {step:,}: {event['reason']}"
     if kind == "stop":
@@ -146,6 +150,14 @@ def _beginning(event: Event) -> str:
         lines += [f"rejected  {reason}" for reason in event["rejected"]]
         lines.append(f"resuming  after step {event['step']:,} from {event['path']}")
     return "\n".join(lines)
+
+
+def _task(name: str, told: dict[str, Any]) -> str:
+    figures = (
+        f"{metric} {row['value']:.4f}" + ("" if row["stderr"] is None else f" ± {row['stderr']:.4f}")
+        for metric, row in told["metrics"].items()
+    )
+    return f"task      {name} ({told['protocol']}, {told['n']:,} items): {', '.join(figures)}"
 
 
 def _flat(text: str) -> str:

@@ -22,6 +22,7 @@ from daybreak.report import sections
 from daybreak.report.curves import Curve, FloatArray, half_life, number, smooth, spread, thin
 from daybreak.report.markup import escape, json_block
 from daybreak.report.record import RunRecord, Summary, summary
+from daybreak.report.tasks import tasks
 
 __all__ = ["RunRecord", "page"]
 
@@ -40,7 +41,7 @@ def page(runs: Sequence[RunRecord], title: str = "daybreak report") -> str:
     name = f"{runs[0].name} · {title}" if len(runs) == 1 else title
     body = [sections.header(told, title), "<main>"]
     if told:
-        parts = (sections.figures, sections.compression, sections.charts, sections.samples, sections.events)
+        parts = (sections.figures, sections.compression, tasks, sections.charts, sections.samples, sections.events)
         body += [part(told) for part in (*parts, sections.data, sections.settings, sections.environment)]
     body += ["</main>", "<footer><p>Written by daybreak. Charts: uPlot, MIT licence.</p></footer>"]
     return "\n".join(

@@ -135,7 +135,9 @@ def events(runs: Runs) -> str:
     rows = []
     hidden = 0
     for i, run in enumerate(runs):
-        told = [pair for pair in zip(run.events, run.seconds_at, strict=True) if pair[0]["event"] not in ("step", "eval", "sample")]
+        told = [
+            pair for pair in zip(run.events, run.seconds_at, strict=True) if pair[0]["event"] not in ("step", "eval", "sample", "tasks")
+        ]
         rare = [pair for pair in told if pair[0]["event"] not in ("checkpoint", "skip")]
         often = [pair for pair in told if pair[0]["event"] in ("checkpoint", "skip")]
         kept = spread(rare, MAX_EVENTS // 2) + spread(often, MAX_EVENTS // 2)
@@ -277,7 +279,7 @@ def _sample_page(page: list[dict[str, Any]]) -> str:
 def _event_row(event: dict[str, Any], seconds: float, name_html: str) -> list[str]:
     kind = event["event"]
     skipped = ("event", "step", "tokens", "time", "compressors", "settings", "versions")
-    if kind in ("checkpoint", "skip", "stop") and (said := event.get("path") or event.get("reason")):
+    if kind in ("checkpoint", "skip", "stop", "rollback") and (said := event.get("path") or event.get("reason")):
         detail = str(said)
     else:
         told = ((key.replace("_", " "), event[key]) for key in event if key not in skipped and isinstance(event[key], str | int | float))

@@ -223,3 +223,19 @@ def test_static_files_are_what_their_note_says() -> None:
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     for path in folder.glob("*.js"):
         assert "</script" not in path.read_text(encoding="utf-8").lower()
+
+
+def test_tasks_are_told_with_their_errors_and_what_came_before() -> None:
+    def told(value: float) -> dict[str, Any]:
+        return {
+            "hellaswag": {"metrics": {"acc_norm": {"value": value, "stderr": 0.0046, "n": 10042}}, "protocol": "completion", "n": 10042}
+        }
+
+    events = made_events()
+    events += [{"event": "tasks", "step": 9, "tokens": 9000 * (i + 1), "time": 1e9 + i, "tasks": told(0.25 + i / 40)} for i in range(2)]
+    events += [{"event": "tasks", "step": 9, "tokens": 1, "time": 2e9, "tasks": {EVIL: {"metrics": {EVIL: {"value": EVIL}}}}}]
+    record = made_run()
+    walk = Walk(page([dataclasses.replace(record, events=events[:-1])]))
+    assert re.search(r"hellaswag completion acc_norm 0\.2750 0\.0046 10,042 18[^ ]* ?\S* 0\.2500", walk.words())
+    assert "Tasks" not in Walk(page([record])).words()
+    assert EVIL not in page([dataclasses.replace(record, events=events)])
