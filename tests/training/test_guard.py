@@ -19,6 +19,7 @@ from daybreak.training.guard import WINDOW, Guard
 from daybreak.training.loop import train
 from daybreak.training.objectives import cross_entropy
 from daybreak.training.optimizers.adamw import AdamW
+from daybreak.training.optimizers.guarded import guarded_step
 from daybreak.training.parallel import across
 
 FINE, NAN, INF = torch.tensor(1.0), torch.tensor(math.nan), torch.tensor(math.inf)
@@ -270,3 +271,21 @@ def divided(world, layout):
 def test_what_breaks_on_one_rank_is_refused_on_all(layout):
     answers = in_worlds(2, divided, layout)
     assert answers == [([True, False, False, True, True], [True, True, False, False], {3.0}, True)] * 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_nobody_waits_for_the_verdict():
+    weight = torch.nn.Parameter(torch.ones(8, device="cuda"))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    guard, loss = Guard("cuda"), torch.tensor([1.0, math.nan], device="cuda")
+    for step in range(3):
+        weight.grad = torch.full_like(weight, 2.0) * loss[step % 2]
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            guarded_step(optimizer, guard.judge(step, loss[step % 2], loss[0]).accepted)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert guard.counts() == {"not_finite": 1, "spikes": 0}
+    assert torch.isfinite(weight).all()
+    assert float(optimizer.state[weight]["step"]) == 2.0
