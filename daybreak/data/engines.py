@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from daybreak.data.plan import FORMAT
-from daybreak.data.workers import Engine, Task, WorkerProblem, Workers, hidden_main
+from daybreak.data.workers import Engine, Task, WorkerProblem, Workers, hidden_main, no_interrupts
 from daybreak.files import write_text
 
 ENGINES = ("local", "dask")
@@ -75,11 +75,12 @@ class Dask:
 
     def _connect(self, stack: contextlib.ExitStack) -> Any:
         if self._address is None:
-            with hidden_main():
+            with no_interrupts(), hidden_main():
                 cluster = self._library.LocalCluster(
                     n_workers=self.count, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
                 )
-            return self._library.Client(stack.enter_context(cluster), set_as_default=False)
+                stack.enter_context(cluster)
+            return self._library.Client(cluster, set_as_default=False)
         try:
             client = self._library.Client(self._address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ import threading
 import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, Self
@@ -108,7 +109,7 @@ class Workers:
 
     def _start(self, count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        with _no_interrupts(), hidden_main():
+        with no_interrupts(), hidden_main():
             while len(self._processes) < count:
                 here, there = context.Pipe()
                 process = context.Process(target=_serve, args=(there,), daemon=True)
@@ -126,11 +127,12 @@ class Workers:
 
 
 @contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
+def no_interrupts() -> Iterator[None]:
     """Ctrl-C waits while processes start: they inherit the blocked signal, so that it reaches this process alone, and it is not lost."""
     if sys.platform == "win32":
         yield
         return
+    resource_tracker.ensure_running()  # as it starts, with the first process, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -84,18 +85,35 @@ def test_a_cluster_writes_the_same_bytes_though_a_worker_dies(cluster, tmp_path,
     assert verify(tmp_path / "there") == []
 
 
-def test_processes_of_this_machine_may_be_a_cluster(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", 3, 20)
+SCRIPT = """
+import sys
+from daybreak.data.prepare import prepare
+try:
+    for progress in prepare([sys.argv[1]], sys.argv[2], tokenizer="bytes", engine="dask", workers=2):
+        print(progress.stage, flush=True)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""  # without a guard for __main__, as people write it
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal for a group of processes")
+def test_processes_of_this_machine_may_be_a_cluster_and_are_stopped_without_a_word(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", 6, 800)
     run(corpus, tmp_path / "here", workers=1)
-    script = tmp_path / "script.py"  # without a guard for __main__, as people write it
-    script.write_text(
-        "import sys; from daybreak.data.prepare import prepare\n"
-        "for _ in prepare([sys.argv[1]], sys.argv[2], tokenizer='bytes', engine='dask', workers=2): pass"
-    )
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(script), str(corpus), str(tmp_path / "there")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for stopped in (True, False):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while stopped and process.stdout.readline().strip() != "read":
+            assert process.poll() is None
+        if stopped:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (130 if stopped else 0, "")
     assert files(tmp_path / "there") == files(tmp_path / "here")
 
 
