@@ -13,6 +13,7 @@ from daybreak.cli import speak
 _OPTIONAL = {
     "pyarrow": "reads .parquet files: pip install 'daybreak[parquet]'",
     "datasets": "streams hf:NAME datasets: pip install 'daybreak[hf]'",
+    "distributed": "prepares text on many machines: pip install 'daybreak[cluster]'",
     "transformers": "opens exported models in the field's common library: pip install transformers",
 }
 

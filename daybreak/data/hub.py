@@ -1,7 +1,7 @@
 """Datasets on Hugging Face: a parquet dataset file by file, any other as a stream of rows.
 
-A parquet file is opened where it lies and read row group by row group, the text column alone, so nothing is downloaded that is not
-needed and nothing is kept. If the line breaks, the file is opened again and reading goes on at the row where it stopped.
+A parquet file is opened where it lies and read row group by row group, the text column alone; nothing of it is kept. If the line breaks,
+the file is opened again and reading goes on at the row where it stopped.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 from daybreak.data import parquet
 from daybreak.data.documents import Document, SourceProblem, Unit, one_line, without_surrogates
 
-ATTEMPTS = 5
+BLOCK_BYTES = 16_000_000
+"""Asked for in one request at least: a terabyte in blocks of the usual 5 MB runs into the limits on requests."""
+ATTEMPTS = 6
 """How often in a row reading may fail, at the same row, before it gives up."""
-PAUSE = 1.0
+PAUSE = 2.0
 """Seconds after the first failure; each further pause is twice as long."""
 
 
@@ -85,8 +87,15 @@ def _parquet_units(source: str, files: list[str], revision: str, text_field: str
         for folder in dict.fromkeys(str(PurePosixPath(path).parent) for _, path in places):
             sizes.update({entry["name"]: entry["size"] for entry in places[0][0].ls(folder, detail=True)})
         found = [
-            Unit("hub", file, f"{source}: {PurePosixPath(path).name}", int(sizes[path] or 0), revision, text_field)
-            for file, (_, path) in zip(files, places, strict=True)
+            Unit(
+                "hub",
+                file,
+                f"{source}: {PurePosixPath(path).name}",
+                int(sizes.get(path) or system.info(path)["size"]),
+                revision,
+                text_field,
+            )
+            for file, (system, path) in zip(files, places, strict=True)
         ]
         import pyarrow.parquet
 
@@ -106,7 +115,7 @@ def read_parquet(unit: Unit, skips: Counter[str]) -> Iterator[Document]:
     while True:
         try:
             system, path = _file_system(unit.path)
-            with system.open(path) as file:
+            with system.open(path, block_size=BLOCK_BYTES) as file:
                 for text in parquet.texts(file, unit, row):
                     row += 1
                     failures = 0

@@ -14,9 +14,9 @@ request gives the same bytes with any number of processes, and however often it 
 Each is cut into tasks that any number of processes do, here or on the machines of a cluster (`engines`), and a task that was
 interrupted is done again.
 
-What it takes, for a corpus of any size: memory, less than 0.6 GB for each process besides several times the largest document, and in the
-first process some 500 bytes for each source file; disk, the text compressed (0.3 to 0.4 of it) and its tokens (0.4 to 0.5 of it with
-gpt2), since the text goes when it is tokenized, and the tokens go as the shards come.
+What it takes, for a corpus of any size (benchmarks/prepare_scale.py): memory, less than 0.6 GB for each process, besides several times the
+largest document, and 0.8 kB for each source file in the first process; disk, the text compressed, about a third of it, and its tokens,
+half of it for English in gpt2's vocabulary: the text goes when it is tokenized, the tokens go as the shards come.
 """
 
 from __future__ import annotations
