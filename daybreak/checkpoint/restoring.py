@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak import files, machine
-from daybreak.checkpoint.folder import STATE, CheckpointProblem, found, problems, read_manifest
+from daybreak.checkpoint.folder import STATE, CheckpointProblem, found, path_of, problems, read_manifest
 from daybreak.checkpoint.holdings import device_of, hold, model_tensors, optimized, set_random_state
 from daybreak.checkpoint.tensorfile import DTYPES, Pieces
 from daybreak.world import ALONE, World
@@ -43,14 +43,17 @@ def restore(
     *,
     seed: int = 0,
     identity: Mapping[str, str] | None = None,
+    most_steps: int | None = None,
 ) -> Restored | None:
     """Loads the newest checkpoint that verifies into model, optimizer and random generators; None if there is none at all.
 
+    Those of more than `most_steps` steps done are passed over.
     Called by all ranks; all take the same one. One whose identity (see `Saver`) differs is rejected. Raises CheckpointProblem if there
     are some but none can be used, or if the one to be used does not fit the model.
     """
     rejected: list[str] = []
-    for name in world.agree([folder.name for folder in reversed(found(run))]):
+    names = [folder.name for folder in reversed(found(run)) if most_steps is None or folder <= path_of(run, most_steps)]
+    for name in world.agree(names):
         folder = run / "checkpoints" / name
         wrong = problems(folder, world) or world.agree(_strange(folder, identity or {}) if world.leads else None)
         if wrong:
@@ -59,7 +62,7 @@ def restore(
         failure = None
         try:
             restored = _load(folder, model, optimizer, world, seed, tuple(rejected))
-        except (files.FileProblem, KeyError, TypeError) as error:
+        except Exception as error:  # whatever it is, the other ranks wait to hear of it
             failure = str(error) if isinstance(error, files.FileProblem) else f"{folder}: cannot be read ({type(error).__name__}: {error})"
         if failures := [told for told in world.gather(failure) if told]:
             raise CheckpointProblem(failures[0])
