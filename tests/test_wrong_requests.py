@@ -323,6 +323,8 @@ CASES = [
         ],
     ),
     Wrong("no workers", [*PREPARE, "--workers", "0"], [["--workers: wanted at least 1, came 0"]]),
+    Wrong("unknown engine", [*PREPARE, "--engine", "spark"], [["--engine: wanted local or dask, came spark"]]),
+    Wrong("an address for nobody", [*PREPARE, "--engine-address", "tcp://x:1"], [["--engine-address: wanted none", "add --engine dask"]]),
     Wrong("standard input twice", [*PREPARE, "-", "-"], [["standard input (-) can be read once"]]),
     Wrong(
         "data to a file", [*PREPARE, "--out", "text.jsonl"], [["text.jsonl: wanted a folder to write to, it is a file", "another --out"]]
