@@ -24,7 +24,7 @@ from daybreak.evaluation.reading import Ids, Reading, rows
 
 _POSITIONS = 512
 """How many positions' logits are held at a time."""
-_PARTS = 8
+_PARTS = 16
 """Into how many batches of like length the continuations of a group are parted: more waste less on padding, but each has its own cost."""
 
 
@@ -86,7 +86,7 @@ def _shared(
     cut = min(len(reading.context) for reading in readings)
     contexts = new_cache(len(readings), cut)
     tokens = torch.from_numpy(np.stack([reading.context[:cut] for reading in readings])).to(device)  # (B, cut)
-    last = reader.read(tokens, contexts)[:, -1:]  # (B, 1, C)
+    last = reader.read(tokens, contexts)[:, -1:].clone()  # (B, 1, C); a view would keep all of them
     sources: list[int] = []
     pieces: list[_Piece] = []
     for source, reading in enumerate(readings):
