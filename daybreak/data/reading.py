@@ -124,11 +124,6 @@ def _forget_merged(groups: Sequence[Sequence[Path]], targets: Sequence[Path], st
     return start
 
 
-def final_parts(work: Path) -> list[Path]:
-    """The parts that hold all documents, once they are merged."""
-    return [work / name for name in read_json(work / "parts.json")]
-
-
 def open_documents(work: Path) -> SortedDocuments:
     """All documents, once they are merged."""
-    return SortedDocuments(final_parts(work))
+    return SortedDocuments(work / name for name in read_json(work / "parts.json"))
