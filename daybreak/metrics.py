@@ -45,12 +45,12 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def as_one_run(events: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events that count: where a run was resumed from an earlier step, or started anew, what it had done past that step is dropped."""
+    """The events that count: what a run had done past the step that it was resumed from, went back to or started anew at is dropped."""
     kept: list[dict[str, Any]] = []
     for event in events:
         if event["event"] == "start":
             kept = []
-        elif event["event"] == "resume":
+        elif event["event"] in ("resume", "rollback"):
             kept = [earlier for earlier in kept if earlier.get("step", 0) <= event.get("step", 0)]
         kept.append(event)
     return kept

@@ -59,6 +59,10 @@ class TrainSettings:
     """Decoupled weight decay of matrices and embeddings."""
     grad_clip: float = 1.0
     """The gradient is scaled down to this length where it is longer; 0 never."""
+    spike: float | None = 8.0
+    """A step is left out if its loss or gradient norm lies this many robust deviations above the last 128; none looks for no spikes."""
+    most_rollbacks: int = 2
+    """How often the run may go back to before a trouble and leave out its data, before it fails."""
     seed: int = 1337
     """Decides the initial weights, the order of the data and the dropout."""
 
@@ -75,7 +79,9 @@ class TrainSettings:
                 yield name, f"wanted more than 0, came {number}"
         if not 0 <= self.seed < 2**63:
             yield "seed", f"wanted 0 or more and less than 2^63, came {self.seed}"
-        for name in ("weight_decay", "grad_clip", "warmup_tokens", "batch_ramp_tokens"):
+        if self.spike is not None and self.spike <= 0:
+            yield "spike", f"wanted more than 0 or none, came {self.spike}"
+        for name in ("weight_decay", "grad_clip", "warmup_tokens", "batch_ramp_tokens", "most_rollbacks"):
             if (number := getattr(self, name)) < 0:
                 yield name, f"wanted 0 or more, came {number}"
         if not 0 <= self.final_learning_rate <= 1:
@@ -152,14 +158,18 @@ class CheckpointSettings:
     every_seconds: float = 900.0
     """A checkpoint is written this often, and at the end, on Ctrl-C and on SIGTERM."""
     keep: int = 2
-    """How many of the newest checkpoints stay on disk."""
+    """How many of the newest checkpoints that verify stay on disk; at least two."""
+    permanent_every_tokens: int | None = None
+    """One checkpoint for every so many tokens stays for ever; none keeps only the newest."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with these values, as (field, sentence)."""
         if self.every_seconds <= 0:
             yield "every_seconds", f"wanted more than 0, came {self.every_seconds}"
-        if self.keep < 1:
-            yield "keep", f"wanted at least 1, came {self.keep}"
+        if self.keep < 2:
+            yield "keep", f"wanted at least 2, as one may not survive its disk, came {self.keep}"
+        if self.permanent_every_tokens is not None and self.permanent_every_tokens < 1:
+            yield "permanent_every_tokens", f"wanted at least 1 or none, came {self.permanent_every_tokens}"
 
 
 @dataclass(frozen=True)
@@ -180,6 +190,8 @@ class MachineSettings:
     """Keep only each block's input and compute the rest again in the backward pass: less memory, about a third more work."""
     compile: bool = False
     """Compile each block with torch.compile; the first step takes longer, the others less."""
+    limit_seconds: float | None = None
+    """Save and stop after so long, to be resumed; for machines that are lent for a time."""
     patience: float = 600.0
     """Under torchrun: how many seconds a process waits for the others before it gives up."""
 
@@ -187,8 +199,9 @@ class MachineSettings:
         """What is wrong with these values, as (field, sentence)."""
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
             yield "device", f"wanted auto, cpu, cuda, cuda:N or mps, came '{self.device}'"
-        if self.patience <= 0:
-            yield "patience", f"wanted more than 0 seconds, came {self.patience}"
+        for name in ("patience", "limit_seconds"):
+            if (seconds := getattr(self, name)) is not None and seconds <= 0:
+                yield name, f"wanted more than 0 seconds, came {seconds}"
         if self.threads is not None and self.threads < 1:
             yield "threads", f"wanted at least 1 or none, came {self.threads}"
 

@@ -9,7 +9,6 @@ verified checkpoint stands, with the same losses as if it had never stopped.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,28 +18,24 @@ import torch
 
 from daybreak import checkpoint, machine, metrics
 from daybreak.corpus import Data
-from daybreak.data.batches import Ahead, Batches, validation_windows
+from daybreak.data.batches import validation_windows
 from daybreak.data.steps import Steps
 from daybreak.evaluating import run_tasks, score_validation
 from daybreak.evaluation.score import Score, compressed_bits_per_byte
 from daybreak.evaluation.suite import Task, open_tasks
 from daybreak.inference.sampling import PredictionFailed
 from daybreak.loading import Model, write_model
-from daybreak.model import init
-from daybreak.model.attention import KERNELS
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.opening import across_for, holding, micro_batch, open_folder, own_device, resolve, steps_to_take
+from daybreak.opening import across_for, holding, open_folder, own_device, resolve, steps_to_take
+from daybreak.running import Running
 from daybreak.settings import Settings
-from daybreak.stopping import Stopping
-from daybreak.training.guard import Guard, TrainingFailed
+from daybreak.stopping import DONE, STOPPED, Stopping, grace, how, mark, requeue, too_slow
+from daybreak.training.guard import TrainingFailed, Troubled
 from daybreak.training.late import Late
 from daybreak.training.loop import Step, train
-from daybreak.training.optimizers import make_optimizer
-from daybreak.training.parallel import Across, recompute_blocks
-from daybreak.training.precision import MixedPrecision
 from daybreak.training.schedules import Schedule, warmup_cosine
-from daybreak.world import World, is_lost, joined
+from daybreak.world import is_lost, joined
 
 Event = dict[str, Any]
 
@@ -72,9 +67,11 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
         with world.together():
             settings, data, device, precision, layout = resolve(settings, world)
             tasks = _open_tasks(settings, data)
-        with holding(out, world), Stopping() as stopping:
+        with holding(out, world), Stopping(settings.machine.limit_seconds) as stopping:
             folder_is_new = open_folder(out, settings, data, world)
-            story = _Story(settings, out, data, device, precision, tasks, world, across_for(settings, layout, device, precision, world))
+            ways = across_for(settings, layout, device, precision, world)
+            running = Running(settings, out, data, device, precision, world, ways)
+            story = _Story(running, data, tasks, machine.facts(device, precision))
             try:
                 yield from story.tell(stopping, folder_is_new)
             except (TrainingFailed, PredictionFailed) as error:
@@ -87,7 +84,7 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
                 if not is_lost(error):
                     raise
                 raise RunFailed(
-                    f"rank {world.rank}: lost the others at step {story.done}; {world.roll_call()}. The same command goes on from "
+                    f"rank {world.rank}: lost the others at step {running.done}; {world.roll_call()}. The same command goes on from "
                     f"the newest checkpoint ({str(error).splitlines()[0]})"
                 ) from None
             finally:
@@ -119,133 +116,99 @@ def _open_tasks(settings: Settings, data: Data) -> Tasks:
 
 
 class _Story:
-    """One run in memory: what it works with, and the parts of its story."""
+    """One run and the parts of its story."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        out: Path,
-        data: Data,
-        device: torch.device,
-        precision: machine.Precision,
-        tasks: Tasks,
-        world: World,
-        ways: Across,
-    ) -> None:
-        self.settings, self.out, self.data, self.device, self.tasks = settings, out, data, device, tasks
-        self.world, self.across = world, ways
-        if device.type == "cpu":
-            machine.prepare_cpu(settings.machine.threads)
-        machine.seed_everything(settings.train.seed, world.rank)
-        shape, plan = settings.model, settings.train
-        self.facts = {
-            "parameters": parameter_count(shape),
-            "flops_per_token": flops_per_token(shape),
-            **machine.facts(device, precision),
-            "layout": ways.layout,
-            "devices": world.size,
-        }
-        self.gpt = self._build()
-        self.optimizer = make_optimizer(
-            plan.optimizer, self.gpt, weight_decay=plan.weight_decay, betas=(plan.beta1, plan.beta2), epsilon=plan.epsilon
-        )
-        self.precision = MixedPrecision(precision, device)
-        self.guard = Guard(device)
-        self.batches = Batches(
-            data.train,
-            context_length=shape.context_length,
-            batch_tokens=Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens),
-            micro_batch=plan.micro_batch
-            or micro_batch(plan.batch_start_tokens or plan.batch_tokens, shape.context_length, device, world.size),
-            seed=plan.seed,
-            rank=world.rank,
-            world_size=world.size,
-        )
-        self.ahead = Ahead(self.batches, device)
-        self.model = Model(self.gpt, data.tokenizer)
-        self.metrics = metrics.MetricsFile(out / "metrics.jsonl") if world.leads else None
-        self.steps = steps_to_take(settings)
-        self.done = self.stopped_by = 0
-
-    @property
-    def tokens(self) -> int:
-        """Trained on so far."""
-        return self.batches.steps.before(self.done)
+    def __init__(self, running: Running, data: Data, tasks: Tasks, facts: Event) -> None:
+        self.running, self.data, self.tasks = running, data, tasks
+        self.settings, self.out, self.world = running.settings, running.out, running.world
+        self.model = Model(running.gpt, data.tokenizer)
+        self.metrics = metrics.MetricsFile(self.out / "metrics.jsonl") if self.world.leads else None
+        self.steps = steps_to_take(self.settings)
+        shape = self.settings.model
+        self.facts = {"parameters": parameter_count(shape), "flops_per_token": flops_per_token(shape), **facts}
+        self.facts |= {"layout": running.across.layout, "devices": self.world.size}
+        self.stopped_by = 0
+        self.accepted = True
+        """Whether the last step told was."""
 
     def tell(self, stopping: Stopping, new: bool) -> Iterator[Event]:
         """The whole story."""
+        self._mark()
         yield self._begin(new)
-        yield from self._train(stopping)
-        if self.stopped_by and self.done < self.steps:
-            yield self._save()
-            yield self.event("stop", reason=signal.Signals(self.stopped_by).name, signal=self.stopped_by)
+        while True:
+            try:
+                yield from self._train(stopping)
+                break
+            except Troubled as troubled:
+                to = self.running.go_back(troubled.trouble)
+                yield self.event("rollback", reason=troubled.trouble.said, without=[troubled.trouble.first, troubled.trouble.last], to=to)
+        if self.stopped_by and self.running.done < self.steps:
+            yield from self._save(hurry=True)
+            reason, status = how(self.stopped_by)
+            self._mark(STOPPED, reason)
+            event = self.event("stop", reason=reason, status=status)
+            if self.world.leads and reason != "SIGINT" and (said := requeue()):
+                event["requeue"] = said
+            yield event
             return
         stopping.release()  # the weights are final and about to be saved; from here on Ctrl-C may simply interrupt
-        yield self._save()
+        yield from self._save()
         yield from self._finish()
+        self._mark(DONE)
 
     def close(self) -> None:
-        """Ends the reading thread and the metrics file."""
-        self.ahead.close()
+        """Ends what runs beside the story, and closes its file."""
+        self.running.close()
         if self.metrics is not None:
             self.metrics.close()
 
-    def _build(self) -> GPT:
-        """The model, or this process's part of it, with no weights yet."""
-        with torch.device("meta"):
-            gpt = GPT(self.settings.model, KERNELS[self.settings.machine.attention])
-        if self.settings.machine.recompute:
-            recompute_blocks(gpt)
-        self.across.place(gpt)
-        gpt.to_empty(device=self.device)
-        if self.settings.machine.compile:
-            for block in gpt.blocks:
-                block.compile()
-        return gpt
+    def _mark(self, name: str = "", text: str = "") -> None:
+        if self.world.leads:
+            mark(self.out, name, text)
 
     def _begin(self, new: bool) -> Event:
-        restored = None if new else checkpoint.restore(self.out, self.gpt, self.optimizer)
+        restored, batches = self.running.begin(new), self.running.batches
         plan = {
             **self.facts,
             "steps": self.steps,
-            "train_tokens": (tokens := self.batches.steps.before(self.steps)),
-            "epochs": round(tokens / self.batches.context_length / self.batches.windows, 2),
-            "micro_batch": self.batches.micro_batch,
+            "train_tokens": (tokens := batches.steps.before(self.steps)),
+            "epochs": round(tokens / batches.context_length / batches.windows, 2),
+            "micro_batch": batches.micro_batch,
             "val_tokens": len(self.data.val),
         }
         if restored is None:
-            init.initialize(self.gpt, self.settings.train.seed, self.across.write)
             return self.event("start", **plan)
-        self.done = restored.step
-        self.guard.load_state_dict(restored.state["guard"])
-        self.precision.load_state_dict(restored.state["precision"])
-        return self.event("resume", **plan, path=str(restored.path), rejected=list(restored.rejected))
+        return self.event("resume", **plan, path=str(restored.path), rejected=list(restored.rejected), draws=restored.draws)
 
     def _train(self, stopping: Stopping) -> Iterator[Event]:
-        settings = self.settings
+        settings, running, saver = self.settings, self.running, self.running.saver
+        assert saver is not None
         self.saved_at = self.told_at = time.monotonic()
         prompts = settings.sample.prompts or ("",)
-        late: Late[Step] = Late(self.device)
+        late: Late[Step] = Late(running.device)
         steps = train(
-            self.gpt,
-            self.optimizer,
-            self.ahead,
+            running.gpt,
+            running.optimizer,
+            running.ahead,
             learning_rates(settings),
             steps=self.steps,
-            start=self.done,
+            start=running.done,
             max_norm=settings.train.grad_clip,
-            precision=self.precision,
-            guard=self.guard,
-            across=self.across,
+            precision=running.precision,
+            guard=running.guard,
+            across=running.across,
         )
         for step in steps:
-            self.done = step.number + 1
-            self.world.note(self.done)
+            running.done = step.number + 1
+            self.world.note(running.done)
             yield from map(self._told, late.put(step, step.verdict.figures))
-            stop, save = self.world.highest(stopping.signal or 0, int(self._save_is_due()))  # the same for all processes
+            # The same for all processes: whether to stop, to save, and whether any still writes the checkpoint before.
+            stop, save, writing = self.world.highest(stopping.wanted, int(self._save_is_due()), int(not saver.done_here))
+            if saver.busy and not writing:
+                yield self._saved(saver.publish(), stopping)
             evaluate, sample = self._passes(settings.eval.every_tokens), self._passes(settings.sample.every_tokens)
             tasks = bool(self.tasks.training) and self._passes(settings.eval.tasks_every_tokens)
-            if not (stop or save or evaluate or sample or tasks or self.done == self.steps):
+            if not (stop or save or evaluate or sample or tasks or running.done == self.steps):
                 continue
             yield from map(self._told, late.rest())
             if evaluate:
@@ -253,51 +216,81 @@ class _Story:
             if tasks:
                 yield self._run_tasks(self.tasks.training)
             if sample:
-                turn = self.tokens // settings.sample.every_tokens - 1  # the same after a resume
+                turn = running.tokens // settings.sample.every_tokens - 1  # the same after a resume
                 yield self._sample(prompts[turn % len(prompts)], turn)
             if stop:
                 self.stopped_by = stop
                 return
-            if save and self.accepted:  # a run that may have diverged does not push out what it could go back to
-                yield self._save()
+            if save and self.accepted and not saver.busy:  # a run that may have diverged does not push out what it could go back to
+                running.save()
                 self.saved_at = time.monotonic()
             self.told_at = time.monotonic()  # what was done in between counts for no step
 
     def _told(self, step_and_figures: tuple[Step, list[float]]) -> Event:
-        """A step as an event, once its figures have come from the device."""
+        """A step as an event, once its figures have come from the device. Raises Troubled where only going back helps."""
         step, figures = step_and_figures
-        told = self.guard.tell(step.number, figures)
+        told = self.running.guard.tell(step.number, figures)
         now = time.monotonic()
-        speed = self.batches.steps.batch(step.number) / (now - self.told_at)
-        self.told_at, self.accepted = now, told.accepted
+        speed = self.running.batches.steps.batch(step.number) / (now - self.told_at)
+        self.step_seconds, self.told_at, self.accepted = now - self.told_at, now, told.accepted
         where = {"step": step.number + 1, "tokens": step.tokens, "loss": told.loss, "grad_norm": told.grad_norm}
         if told.accepted:
             return self.event("step", **where, learning_rate=step.learning_rate, tokens_per_second=round(speed, 1))
         event = self.event("skip", **where, reason=told.reason)
         if told.trouble is not None:
-            raise TrainingFailed(f"step {step.number + 1}: {told.trouble.said}; begin a new run with a lower train.learning_rate")
+            raise Troubled(told.trouble)
         return event
 
     def _save_is_due(self) -> bool:
-        return self.done < self.steps and time.monotonic() - self.saved_at > self.settings.checkpoint.every_seconds
+        return self.running.done < self.steps and time.monotonic() - self.saved_at > self.settings.checkpoint.every_seconds
+
+    def _save(self, *, hurry: bool = False) -> Iterator[Event]:
+        """Saves, and waits until it is done; before it comes what was under way."""
+        saver = self.running.saver
+        assert saver is not None
+        if saver.busy:
+            yield self._saved(saver.publish())
+        self.running.save(hurry=hurry)
+        if (saved := saver.finish()) is not None:
+            yield self._saved(saved)
+
+    def _saved(self, saved: checkpoint.Saved, stopping: Stopping | None = None) -> Event:
+        slow = ""
+        if stopping is not None:
+            stopping.reserve(saved.seconds)
+            slow = too_slow(saved.seconds, self.step_seconds, grace())
+        told = {"path": str(saved.path), "seconds": round(saved.seconds, 3), "held_up": round(saved.held_up, 4), "bytes": saved.bytes}
+        warning = {"warning": slow} if slow else {}
+        return self.event("checkpoint", **{**told, **warning, "step": saved.step, "tokens": saved.tokens})
 
     def _finish(self) -> Iterator[Event]:
         """Evaluates on the whole validation text, writes the samples and the model."""
         for turn, prompt in enumerate(self.settings.sample.prompts):
-            yield self._sample(prompt, self.done + turn)
+            yield self._sample(prompt, self.running.done + turn)
         most_tokens = self.settings.eval.final_tokens
         if self.tasks.final:
             yield self._run_tasks(self.tasks.final)
         result, text = self._score(most_tokens), self._validation_text(most_tokens)
-        write_model(self.out / "model", self.gpt, self.data.tokenizer)
+        if self.world.leads:
+            write_model(self.out / "model", self._whole(), self.data.tokenizer)
+        self.world.wait()
         yield self.event(
             "end", **_figures(result), val_bytes=result.text_bytes, compressors=compressed_bits_per_byte(text), run=str(self.out)
         )
 
+    def _whole(self) -> GPT:
+        """The whole model; of one that is divided, as its last checkpoint has it."""
+        if not self.running.across.divided:
+            return self.running.gpt
+        with torch.device("meta"):
+            gpt = GPT(self.settings.model)
+        gpt.load_state_dict(checkpoint.read_model(checkpoint.found(self.out)[-1]), assign=True)
+        return gpt
+
     def _validation_text(self, most_tokens: int | None) -> bytes:
         """The bytes that the model was scored on, as many as are worth compressing."""
         text = bytearray()
-        for start, length in validation_windows(self.data.val, self.batches.context_length, most_tokens):
+        for start, length in validation_windows(self.data.val, self.running.batches.context_length, most_tokens):
             text += self.data.tokenizer.decode_bytes(self.data.val.read(start + 1, length))
             if len(text) >= _MOST_COMPRESSED_BYTES:
                 break
@@ -305,24 +298,27 @@ class _Story:
 
     def _passes(self, every: int) -> bool:
         """Whether the step just done has crossed a multiple of `every` tokens; the end of the run has its own evaluation."""
-        return self.done < self.steps and self.tokens // every > self.batches.steps.before(self.done - 1) // every
+        running = self.running
+        return running.done < self.steps and running.tokens // every > running.batches.steps.before(running.done - 1) // every
 
     def _evaluate(self, most_tokens: int | None) -> Event:
         return self.event("eval", **_figures(self._score(most_tokens)))
 
     def _score(self, most_tokens: int | None) -> Score:
         with _plainly():
-            return score_validation(self.gpt, self.data, self.precision, self.batches.micro_batch, most_tokens, self.world, self.across)
+            running = self.running
+            batch = running.batches.micro_batch
+            return score_validation(running.gpt, self.data, running.precision, batch, most_tokens, self.world, running.across)
 
     def _run_tasks(self, tasks: Sequence[Task]) -> Event:
         with _plainly():
-            return self.event("tasks", tasks=run_tasks(tasks, self.gpt, self.precision, self.world, self.across))
+            return self.event("tasks", tasks=run_tasks(tasks, self.running.gpt, self.running.precision, self.world, self.running.across))
 
     def _sample(self, prompt: str, turn: int) -> Event:
         wanted, seed = self.settings.sample, self.settings.train.seed + turn  # another one each time, lest the samples resemble each other
         text = ""
-        if self.world.leads or self.across.divided:  # of a model that is divided every pass needs all; all write the same
-            self.gpt.eval()
+        if self.world.leads or self.running.across.divided:  # of a model that is divided every pass needs all; all write the same
+            self.running.gpt.eval()
             with _plainly():
                 pieces = self.model.write(
                     prompt, max_tokens=wanted.max_tokens, temperature=wanted.temperature, top_k=wanted.top_k, seed=seed
@@ -330,25 +326,9 @@ class _Story:
                 text = "".join(pieces)
         return self.event("sample", prompt=prompt, text=text)
 
-    def _save(self) -> Event:
-        started = time.monotonic()
-        path = checkpoint.save(
-            self.out,
-            step=self.done,
-            tokens=self.tokens,
-            model=self.gpt,
-            optimizer=self.optimizer,
-            state={
-                "precision": self.precision.state_dict(),
-                "guard": self.guard.state_dict(),
-            },
-            keep=self.settings.checkpoint.keep,
-        )
-        return self.event("checkpoint", path=str(path), seconds=round(time.monotonic() - started, 3))
-
     def event(self, kind: str, **values: Any) -> Event:
         """Something that happened, written down by the leading process."""
-        event = {"event": kind, "step": self.done, "tokens": self.tokens, "time": round(time.time(), 3), **values}
+        event = {"event": kind, "step": self.running.done, "tokens": self.running.tokens, "time": round(time.time(), 3), **values}
         if self.metrics is not None:
             self.metrics.write(event)
         return event

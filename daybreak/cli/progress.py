@@ -128,11 +128,11 @@ def _line(event: Event, steps: int) -> str:
     if kind == "sample":
         return f"sample    {_flat(event['prompt'])}{_flat(event['text'])}"
     if kind == "checkpoint":
-        return f"saved     {event['path']}"
+        return f"saved     {event['path']}" + (f"\nwarning   {event['warning']}" if "warning" in event else "")
     if kind == "tasks":
         return "\n".join(_task(name, told) for name, told in event["tasks"].items())
     if kind == "rollback":
-        return f"back      to step {step:,}: {event['reason']}"
+        return f"went back to step {step:,} and leaves out the data of steps {'{:,} to {:,}'.format(*event['without'])}: {event['reason']}"
     if kind == "skip":
         return f"skipped   step {step:,}: {event['reason']}"
     if kind == "stop":

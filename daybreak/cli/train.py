@@ -60,7 +60,7 @@ def train(
         for last in story.events(settings, folder):
             show.event(last)
     if not leads:
-        return 0 if last["event"] == "end" else 128 + int(last["signal"])
+        return 0 if last["event"] == "end" else int(last["status"])
     from daybreak.cli.report import write_report
 
     page = write_report([folder], folder / "report.html")
@@ -68,7 +68,9 @@ def train(
         speak.say(f"stopped by {last['reason']} after step {last['step']:,}; the same command goes on from there")
         if as_json:
             speak.result(_result(folder, last), as_json, "")
-        return 128 + int(last["signal"])
+        if "requeue" in last:
+            speak.say(last["requeue"])
+        return int(last["status"])
     result = _result(folder, last)
     speak.result(result, as_json, _told(result, last, page))
     return 0

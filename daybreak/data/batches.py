@@ -89,6 +89,11 @@ class Batches:
         ids = torch.from_numpy(taken.astype(np.int64))  # (share, T + 1)
         return [Batch(rows[:, :-1], rows[:, 1:]) for rows in torch.split(ids, self.micro_batch)]
 
+    def skip(self, first: int, last: int) -> None:
+        """Leaves out from now on what the steps `first` to `last` would see; what comes after moves up."""
+        bounds = (self.steps.before(first) // self.context_length, self.steps.before(last + 1) // self.context_length)
+        self.skipped = self.skipped.without(*bounds)
+
     def window_numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which window stands at each position of the endless sequence of epochs: (N,) -> (N,)."""
         epochs = positions // self.windows

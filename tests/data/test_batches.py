@@ -169,6 +169,14 @@ def test_while_the_batch_grows_the_windows_come_in_the_same_order(levels, ramp, 
     assert [ranks[0].tokens_after(step) for step in range(12)] == [growing.before(step + 1) for step in range(12)]
 
 
+def test_what_steps_would_see_can_be_left_out_and_the_rest_moves_up():
+    whole, cut = batches(), batches()
+    cut.skip(2, 3)
+    assert [rows(cut[step]).tolist() for step in range(6)] == [rows(whole[step]).tolist() for step in (0, 1, 4, 5, 6, 7)]
+    cut.skip(1, 1)
+    assert [rows(cut[step]).tolist() for step in range(3)] == [rows(whole[step]).tolist() for step in (0, 4, 5)]
+
+
 # --- reading ahead -----------------------------------------------------------------------------------------------------------
 
 

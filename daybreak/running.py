@@ -1,0 +1,162 @@
+"""Everything of a run that learns, in memory: built for its devices, begun, saved, restored, and taken back to before trouble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from daybreak import checkpoint, machine
+from daybreak.corpus import Data
+from daybreak.data.batches import Ahead, Batches
+from daybreak.data.skipped import Skipped
+from daybreak.data.steps import Steps
+from daybreak.model import init
+from daybreak.model.attention import KERNELS
+from daybreak.model.gpt import GPT
+from daybreak.opening import micro_batch
+from daybreak.settings import Settings
+from daybreak.training.guard import Guard, Trouble
+from daybreak.training.optimizers import make_optimizer
+from daybreak.training.parallel import Across, recompute_blocks
+from daybreak.training.precision import MixedPrecision
+from daybreak.training.rollback import Rollback, Rollbacks
+from daybreak.world import World
+
+
+class Running:
+    """The state of a run: all that a checkpoint holds, and what it takes to go on from one."""
+
+    def __init__(
+        self, settings: Settings, out: Path, data: Data, device: torch.device, precision: machine.Precision, world: World, ways: Across
+    ) -> None:
+        """The model has no weights until `begin` or `restore`."""
+        self.settings, self.out, self.world, self.across, self.device = settings, out, world, ways, device
+        if device.type == "cpu":
+            machine.prepare_cpu(settings.machine.threads)
+        shape, plan = settings.model, settings.train
+        self.gpt = self._build()
+        self.optimizer = make_optimizer(
+            plan.optimizer, self.gpt, weight_decay=plan.weight_decay, betas=(plan.beta1, plan.beta2), epsilon=plan.epsilon
+        )
+        self._number_format = precision
+        self._set_out()
+        self.batches = Batches(
+            data.train,
+            context_length=shape.context_length,
+            batch_tokens=Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens),
+            micro_batch=plan.micro_batch
+            or micro_batch(plan.batch_start_tokens or plan.batch_tokens, shape.context_length, device, world.size),
+            seed=plan.seed,
+            rank=world.rank,
+            world_size=world.size,
+        )
+        self.ahead = Ahead(self.batches, device)
+        self.rollbacks = Rollbacks()
+        self.identity = {"data": data.manifest.fingerprint}
+        self.saver: checkpoint.Saver | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Trained on so far."""
+        return self.batches.steps.before(self.done)
+
+    def begin(self, new: bool) -> checkpoint.Restored | None:
+        """Goes on from the newest checkpoint that verifies; from the initial weights where there is none, or the run is new."""
+        restored = None if new else self._restore()
+        if restored is None:
+            self._initialize()
+        wanted = self.settings.checkpoint
+        self.saver = checkpoint.Saver(
+            self.out,
+            self.world,
+            keep=wanted.keep,
+            permanent_every=wanted.permanent_every_tokens,
+            identity=self.identity,
+            verified=[] if restored is None else [restored.path],
+        )
+        return restored
+
+    def save(self, *, hurry: bool = False) -> None:
+        """Begins to write a checkpoint; training may go on meanwhile. `saver.publish` ends it."""
+        assert self.saver is not None
+        state = {
+            "precision": self.precision.state_dict(),
+            "guard": self.guard.state_dict(),
+            "skipped": self.batches.skipped.stretches,
+            "rollbacks": self.rollbacks.taken,
+        }
+        self.saver.begin(self.done, self.tokens, self.gpt, self.optimizer, state, hurry=hurry)
+
+    def go_back(self, trouble: Trouble) -> int:
+        """Takes the run back to before the trouble, to go on without the data that it came with; returns the steps done there.
+
+        Raises Troubled if the run has gone back too often already.
+        """
+        assert self.saver is not None
+        most = self.rollbacks.latest(trouble, self.settings.train.most_rollbacks)
+        self.saver.finish()
+        rollbacks, skipped = self.rollbacks, self.batches.skipped
+        restored = self._restore(most_steps=most)
+        if restored is None:
+            self._initialize()
+        if self.world.leads:
+            for later in checkpoint.found(self.out):
+                if restored is None or later > restored.path:
+                    checkpoint.delete(later)  # after a crash the run must not go on from within the trouble
+        self.world.wait()
+        self.rollbacks, self.batches.skipped = rollbacks.with_one(trouble, self.done), skipped
+        self.batches.skip(trouble.first, trouble.last)
+        return self.done
+
+    def close(self) -> None:
+        """Ends the reading thread and gives up a save that is under way."""
+        self.ahead.close()
+        if self.saver is not None:
+            self.saver.close()
+
+    def _build(self) -> GPT:
+        """The model, or this process's part of it, with no weights yet."""
+        with torch.device("meta"):
+            gpt = GPT(self.settings.model, KERNELS[self.settings.machine.attention])
+        if self.settings.machine.recompute:
+            recompute_blocks(gpt)
+        self.across.place(gpt)
+        gpt.to_empty(device=self.device)
+        if self.settings.machine.compile:
+            for block in gpt.blocks:
+                block.compile()
+        return gpt
+
+    def _set_out(self) -> None:
+        """What a run begins with besides its weights."""
+        plan = self.settings.train
+        machine.seed_everything(plan.seed, self.world.rank)
+        self.precision = MixedPrecision(self._number_format, self.device)
+        self.guard = Guard(self.device, spike=plan.spike)
+        self.done = 0
+
+    def _initialize(self) -> None:
+        self._set_out()
+        self.optimizer.state.clear()
+        init.initialize(self.gpt, self.settings.train.seed, self.across.write)
+
+    def _restore(self, most_steps: int | None = None) -> checkpoint.Restored | None:
+        restored = checkpoint.restore(
+            self.out,
+            self.gpt,
+            self.optimizer,
+            self.world,
+            seed=self.settings.train.seed,
+            identity=self.identity,
+            most_steps=most_steps,
+        )
+        if restored is not None:
+            state: dict[str, Any] = restored.state
+            self.done = restored.step
+            self.guard.load_state_dict(state["guard"])
+            self.precision.load_state_dict(state["precision"])
+            self.batches.skipped = Skipped(tuple((first, end) for first, end in state["skipped"]))
+            self.rollbacks = Rollbacks(tuple(Rollback(*row) for row in state["rollbacks"]))
+        return restored
