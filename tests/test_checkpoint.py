@@ -147,6 +147,12 @@ def test_no_checkpoint_is_no_error(tmp_path):
     assert Run(tmp_path / "nowhere").restore() is None
 
 
+def test_those_of_more_steps_than_wanted_are_passed_over(saved):
+    run = Run(saved)
+    assert [run.restore(most_steps=most).step for most in (2, 3, 4, 9)] == [2, 2, 4, 4]
+    assert run.restore(most_steps=1) is None
+
+
 # --- damaged -----------------------------------------------------------------------------------------------------------------
 
 
