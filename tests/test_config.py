@@ -356,7 +356,7 @@ def test_a_file_of_settings_is_named_in_its_problems(tmp_path: Path) -> None:
         (SampleSettings(temperature=-1), "temperature: wanted 0 or more, came -1"),
         (SampleSettings(top_k=0), "top_k: wanted at least 1 or none, came 0"),
         (CheckpointSettings(every_seconds=0), "every_seconds: wanted more than 0, came 0"),
-        (CheckpointSettings(keep=0), "keep: wanted at least 1, came 0"),
+        (CheckpointSettings(keep=0), "keep: wanted at least 2, as one may not survive its disk, came 0"),
         *(
             (MachineSettings(device=name), f"device: wanted auto, cpu, cuda, cuda:N or mps, came '{name}'")
             for name in ("tpu", "cpu:1", "cuda:", "cuda:x", "CPU", "", "cuda:0:1")

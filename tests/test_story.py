@@ -230,14 +230,16 @@ def test_a_signal_at_the_last_step_lets_it_finish(data_dir, straight, tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from tiny import tiny_settings
 from daybreak.story import events
 for event in events(tiny_settings(Path(sys.argv[1]), *sys.argv[4:]), sys.argv[2]):
-    if event["event"] == "step" and event["step"] == 6:
+    saved = os.listdir(sys.argv[2] + "/checkpoints") if os.path.isdir(sys.argv[2] + "/checkpoints") else []
+    if event["event"] == "step" and event["step"] >= 6 and any(not name.startswith(".") for name in saved):
         os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)  # saving goes on beside; let it come to something
 """
 
 
@@ -250,7 +252,7 @@ def test_killed_without_a_word_and_resumed_it_is_the_same_run(data_dir, straight
     kinds, _ = until(settings, tmp_path / "run", 0, None)
     (kind, step), following = kinds[:2]
     assert kind == "resume"
-    assert 1 <= step <= 5  # saving goes on beside training: the newest that was published
+    assert step >= 1  # the newest that was published
     assert following == ("step", step + 1)
     assert_same_end(tmp_path / "run", straight)
 
