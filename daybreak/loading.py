@@ -208,7 +208,7 @@ def _load_checkpoint(run: Path, device: torch.device) -> Model:
         if not checkpoint.problems(folder):
             with torch.device("meta"):
                 gpt = GPT(settings.model)
-            return Model(_filled(gpt, read_weights(folder), folder, device), load_tokenizer(run / "tokenizer"))
+            return Model(_filled(gpt, checkpoint.read_model(folder), folder, device), load_tokenizer(run / "tokenizer"))
     raise files.FileProblem(f"{run}: has no finished model and no checkpoint that verifies yet; let `daybreak train {run}` go on")
 
 
