@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-
 _PROCESS = os.urandom(4).hex()
 """Beside its number, which another machine that writes to the same disk may have given too."""
 
