@@ -128,6 +128,7 @@ class _Story:
         self.facts = {"parameters": parameter_count(shape), "flops_per_token": flops_per_token(shape), **facts}
         self.facts |= {"layout": running.across.layout, "devices": self.world.size}
         self.stopped_by = 0
+        self.step_seconds = 0.0
         self.accepted = True
         """Whether the last step told was."""
 
@@ -135,6 +136,8 @@ class _Story:
         """The whole story."""
         self._mark()
         yield self._begin(new)
+        if grace() is not None and self.running.done == 0:  # what a save takes is to be known before one has to be quick
+            yield from self._save(stopping=stopping)
         while True:
             try:
                 yield from self._train(stopping)
@@ -244,7 +247,7 @@ class _Story:
     def _save_is_due(self) -> bool:
         return self.running.done < self.steps and time.monotonic() - self.saved_at > self.settings.checkpoint.every_seconds
 
-    def _save(self, *, hurry: bool = False) -> Iterator[Event]:
+    def _save(self, *, hurry: bool = False, stopping: Stopping | None = None) -> Iterator[Event]:
         """Saves, and waits until it is done; before it comes what was under way."""
         saver = self.running.saver
         assert saver is not None
@@ -252,7 +255,7 @@ class _Story:
             yield self._saved(saver.publish())
         self.running.save(hurry=hurry)
         if (saved := saver.finish()) is not None:
-            yield self._saved(saved)
+            yield self._saved(saved, stopping)
 
     def _saved(self, saved: checkpoint.Saved, stopping: Stopping | None = None) -> Event:
         slow = ""
