@@ -78,6 +78,28 @@ def resolve(settings: Settings, world: World = ALONE) -> tuple[Settings, Data, t
     return settings, data, device, precision, layout
 
 
+_OWN = ("data.dir", "eval.task_files", "machine.device", "machine.threads", "machine.limit_seconds")
+"""Settings that may differ between the processes of a run, as nodes do."""
+
+
+def same_everywhere(settings: Settings, data: Data, precision: machine.Precision, layout: Layout, world: World) -> None:
+    """Raises ConfigError on all processes, which all call this, unless they are to train the same model alike on the same text."""
+    rows = {row.path: row.value for row in config.describe(settings) if row.path not in _OWN}
+    rows |= {"machine.precision": precision, "machine.parallel": layout, "data": data.manifest.fingerprint}
+    first, *others = world.gather(rows)
+    problems = []
+    for rank, told in enumerate(others, 1):
+        for path in [path for path in first if told.get(path) != first[path]]:
+            if path == "data":
+                problems.append(f"data.dir: wanted the same text and tokenizer on every node, those of rank {rank} are not those of rank 0")
+            else:
+                problems.append(
+                    f"{path}: wanted {first[path]} on rank {rank} as on rank 0, came {told.get(path)}; give all the same command"
+                )
+    if problems:
+        raise config.ConfigError(problems)
+
+
 def _too_short(settings: Settings, data: Data) -> list[str]:
     length = settings.model.context_length
     way = "add text or set model.context_length lower"
@@ -113,13 +135,9 @@ def _layout(settings: Settings, device: torch.device, world: World) -> Layout:
 def across_for(settings: Settings, layout: Layout, device: torch.device, precision: machine.Precision, world: World) -> Across:
     """What carries out the layout on this machine."""
     memory = _memory(device, world)
-    return across(
-        layout,
-        world,
-        device,
-        dtype=torch.bfloat16 if precision == "bf16" else None,
-        each_micro_batch=memory is not None and not keeps_whole_gradients(settings.model, memory),
-    )
+    tight = memory is not None and not keeps_whole_gradients(settings.model, memory)
+    each = any(world.gather(tight))  # all have to exchange alike, and nodes may differ by a little memory
+    return across(layout, world, device, dtype=torch.bfloat16 if precision == "bf16" else None, each_micro_batch=each)
 
 
 def _memory(device: torch.device, world: World) -> int | None:

@@ -9,6 +9,7 @@ verified checkpoint stands, with the same losses as if it had never stopped.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from daybreak.inference.sampling import PredictionFailed
 from daybreak.loading import Model, write_model
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.opening import across_for, holding, open_folder, own_device, resolve, steps_to_take
+from daybreak.opening import across_for, holding, open_folder, own_device, resolve, same_everywhere, steps_to_take
 from daybreak.running import Running
 from daybreak.settings import Settings
 from daybreak.stopping import DONE, STOPPED, Stopping, grace, how, mark, requeue, too_slow
@@ -35,7 +36,7 @@ from daybreak.training.guard import TrainingFailed, Troubled
 from daybreak.training.late import Late
 from daybreak.training.loop import Step, train
 from daybreak.training.schedules import Schedule, warmup_cosine
-from daybreak.world import is_lost, joined
+from daybreak.world import FailedElsewhere, is_lost, joined
 
 Event = dict[str, Any]
 
@@ -62,33 +63,36 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
     it down. Raises ConfigError for settings that cannot work (all told at once), FileProblem for files, RunFailed where the work fails,
     FailedElsewhere where it fails in another process.
     """
-    out = Path(out)
+    out, story = Path(out), None
     with joined(own_device(settings), settings.machine.patience) as world:
-        with world.together():
-            settings, data, device, precision, layout = resolve(settings, world)
-            tasks = _open_tasks(settings, data)
-        with holding(out, world), Stopping(settings.machine.limit_seconds) as stopping:
-            folder_is_new = open_folder(out, settings, data, world)
-            ways = across_for(settings, layout, device, precision, world)
-            running = Running(settings, out, data, device, precision, world, ways)
-            story = _Story(running, data, tasks, machine.facts(device, precision))
-            try:
-                yield from story.tell(stopping, folder_is_new)
-            except (TrainingFailed, PredictionFailed) as error:
-                raise RunFailed(str(error)) from None
-            except OSError as error:
-                raise RunFailed(
-                    f"{out}: {error.strerror or error}; free space or mend the folder, then give the same command to go on"
-                ) from None
-            except RuntimeError as error:
-                if not is_lost(error):
-                    raise
-                raise RunFailed(
-                    f"rank {world.rank}: lost the others at step {running.done}; {world.roll_call()}. The same command goes on from "
-                    f"the newest checkpoint ({str(error).splitlines()[0]})"
-                ) from None
-            finally:
-                story.close()
+        try:
+            with world.together():
+                settings, data, device, precision, layout = resolve(settings, world)
+                tasks = _open_tasks(settings, data)
+            same_everywhere(settings, data, precision, layout, world)
+            with holding(out, world), Stopping(settings.machine.limit_seconds) as stopping:
+                folder_is_new = open_folder(out, settings, data, world)
+                ways = across_for(settings, layout, device, precision, world)
+                running = Running(settings, out, data, device, precision, world, ways)
+                with contextlib.closing(_Story(running, data, tasks, machine.facts(device, precision))) as story:
+                    yield from story.tell(stopping, folder_is_new)
+        except (TrainingFailed, PredictionFailed) as error:
+            if not world.leads:  # what the leading process says, too
+                raise FailedElsewhere(0, str(error)) from None
+            raise RunFailed(str(error)) from None
+        except OSError as error:
+            if story is None:
+                raise
+            raise RunFailed(
+                f"{world.who}{out}: {error.strerror or error}; free space or mend the folder, then give the same command to go on"
+            ) from None
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            raise RunFailed(
+                f"{world.who}lost the others at step {0 if story is None else story.running.done}; {world.roll_call()}. The same command "
+                f"goes on from the newest checkpoint ({str(error).splitlines()[0]})"
+            ) from None
 
 
 def learning_rates(settings: Settings) -> Schedule:

@@ -37,6 +37,11 @@ class World:
         """Whether this process writes what only one may write."""
         return self.rank == 0
 
+    @property
+    def who(self) -> str:
+        """`rank 3: `, to begin a message with; nothing if this process is alone."""
+        return f"rank {self.rank}: " if self.size > 1 else ""
+
     def highest(self, *numbers: int) -> tuple[int, ...]:
         """Position by position the highest that any process named: the same answer for all of them."""
         if self.size == 1:
@@ -109,8 +114,14 @@ class World:
 
 def is_lost(error: Exception) -> bool:
     """Whether an exchange failed because another process is gone, or does not answer in time."""
+    if isinstance(error, FailedElsewhere):  # which may tell of anything
+        return False
     words = ("gloo", "NCCL", "Connection closed", "Connection reset", "timed out", "Timed out")
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
+class NeverMet(RuntimeError):
+    """The processes of this world did not find each other."""
 
 
 class FailedElsewhere(RuntimeError):
@@ -143,16 +154,25 @@ def joined(device: torch.device, patience: float = 600.0) -> Iterator[World]:
         return
     timeout = datetime.timedelta(seconds=patience)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-    dist.init_process_group(
-        backend,
-        store=PrefixStore("group", store),
-        rank=rank,
-        world_size=size,
-        timeout=timeout,
-        device_id=device if device.type == "cuda" else None,
-    )
-    group = dist.new_group(backend="gloo", timeout=timeout)
+    try:
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        dist.init_process_group(
+            backend,
+            store=PrefixStore("group", store),
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+        group = dist.new_group(backend="gloo", timeout=timeout)
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise NeverMet(
+            f"rank {rank}: wanted {size} processes to meet at {where} within {patience:g} seconds, not all came; look at what the others "
+            f"say, and whether they reach that address ({str(error).splitlines()[0]})"
+        ) from None
     try:
         yield World(rank, local_rank, size, local_size, group, PrefixStore("steps", store))
         dist.barrier(group=group)  # gloo's threads may abort a process that leaves before the others have heard from it
