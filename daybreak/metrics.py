@@ -1,6 +1,6 @@
 """What happened in a run, one JSON object per line, for people, pages and programs to read.
 
-Each line has `event` (start, step, eval, tasks, sample, checkpoint, skip, rollback, resume, stop, end), `step`, `tokens` and `time`
+Each line has `event` (start, step, eval, tasks, probe, sample, checkpoint, skip, rollback, resume, stop, end), `step`, `tokens` and `time`
 (seconds since 1970); the rest depends on the event.
 """
 

@@ -59,6 +59,8 @@ class TrainSettings:
     """Decoupled weight decay of matrices and embeddings."""
     grad_clip: float = 1.0
     """The gradient is scaled down to this length where it is longer; 0 never."""
+    z_loss: float = 0.0
+    """How much log² Z of each softmax is added to the loss, as in PaLM (1e-4), lest the logits drift away; 0 adds none."""
     spike: float | None = 8.0
     """A step is left out if its loss or gradient norm lies this many robust deviations above the last 128; none looks for no spikes."""
     most_rollbacks: int = 2
@@ -81,7 +83,7 @@ class TrainSettings:
             yield "seed", f"wanted 0 or more and less than 2^63, came {self.seed}"
         if self.spike is not None and self.spike <= 0:
             yield "spike", f"wanted more than 0 or none, came {self.spike}"
-        for name in ("weight_decay", "grad_clip", "warmup_tokens", "batch_ramp_tokens", "most_rollbacks"):
+        for name in ("weight_decay", "grad_clip", "warmup_tokens", "batch_ramp_tokens", "most_rollbacks", "z_loss"):
             if (number := getattr(self, name)) < 0:
                 yield name, f"wanted 0 or more, came {number}"
         if not 0 <= self.final_learning_rate <= 1:
@@ -108,6 +110,8 @@ class EvalSettings:
     """How many validation tokens an evaluation during training reads, always the same ones."""
     final_tokens: int | None = None
     """How many the evaluation at the end reads; none reads all."""
+    probe_every_tokens: int | None = None
+    """How many training tokens lie between two looks at each layer's gradient and largest attention logit; none never looks."""
     tasks: tuple[str, ...] = ()
     """Tasks to run while training and at the end, such as hellaswag,lambada; `daybreak eval --help` names all."""
     tasks_every_tokens: int = 524_288_000
@@ -119,7 +123,7 @@ class EvalSettings:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with these values, as (field, sentence)."""
-        for name in ("every_tokens", "tokens", "final_tokens", "tasks_every_tokens", "task_items"):
+        for name in ("every_tokens", "tokens", "final_tokens", "tasks_every_tokens", "task_items", "probe_every_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 yield name, f"wanted at least 1, came {value}"
 

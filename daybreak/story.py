@@ -35,6 +35,8 @@ from daybreak.stopping import DONE, STOPPED, Stopping, grace, how, mark, requeue
 from daybreak.training.guard import TrainingFailed, Troubled
 from daybreak.training.late import Late
 from daybreak.training.loop import Step, train
+from daybreak.training.objectives import cross_entropy, with_z_loss
+from daybreak.training.probes import Probe
 from daybreak.training.schedules import Schedule, warmup_cosine
 from daybreak.world import FailedElsewhere, is_lost, joined
 
@@ -193,6 +195,7 @@ class _Story:
         self.saved_at = self.told_at = time.monotonic()
         prompts = settings.sample.prompts or ("",)
         late: Late[Step] = Late(running.device)
+        probe = Probe(running.gpt)
         steps = train(
             running.gpt,
             running.optimizer,
@@ -204,11 +207,16 @@ class _Story:
             precision=running.precision,
             guard=running.guard,
             across=running.across,
+            objective=with_z_loss(settings.train.z_loss) if settings.train.z_loss else cross_entropy,
+            probe=probe,
         )
         for step in steps:
             running.done = step.number + 1
             self.world.note(running.done)
             yield from map(self._told, late.put(step, step.verdict.figures))
+            if figures := probe.take():
+                yield self.event("probe", **figures)
+            probe.watch(settings.eval.probe_every_tokens is not None and self._passes(settings.eval.probe_every_tokens, ahead=1))
             # The same for all processes: whether to stop, to save, and whether any still writes the checkpoint before.
             stop, save, writing = self.world.highest(stopping.wanted, int(self._save_is_due()), int(not saver.done_here))
             if saver.busy and not writing:
@@ -303,10 +311,10 @@ class _Story:
                 break
         return bytes(text)
 
-    def _passes(self, every: int) -> bool:
-        """Whether the step just done has crossed a multiple of `every` tokens; the end of the run has its own evaluation."""
-        running = self.running
-        return running.done < self.steps and running.tokens // every > running.batches.steps.before(running.done - 1) // every
+    def _passes(self, every: int, ahead: int = 0) -> bool:
+        """Whether the step just done, or `ahead` of it, crosses a multiple of `every` tokens; the run's end has its own evaluation."""
+        done, before = self.running.done + ahead, self.running.batches.steps.before
+        return done < self.steps and before(done) // every > before(done - 1) // every
 
     def _evaluate(self, most_tokens: int | None) -> Event:
         return self.event("eval", **_figures(self._score(most_tokens)))

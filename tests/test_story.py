@@ -1,6 +1,7 @@
 """The story of a run: stopped, killed or left alone, it has the same losses and ends with the same bits."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -176,6 +177,21 @@ def test_tasks_run_while_it_learns_and_at_the_end(data_dir, straight, tmp_path):
     for row in next(iter(rows[-1]["tasks"].values()))["metrics"].values():
         assert row["stderr"] >= 0
     assert_same_end(tmp_path / "run", straight)  # asked or not, it learns the same
+
+
+def test_probes_look_at_every_layer_and_change_nothing(data_dir, straight, tmp_path):
+    run(settings_for(data_dir, "eval.probe_every_tokens=256"), tmp_path / "run")
+    rows = [row for row in metrics.read(tmp_path / "run" / "metrics.jsonl") if row["event"] == "probe"]
+    assert [row["step"] for row in rows] == [4, 8]
+    assert set(rows[0]["attention_logit"]) == {"blocks.0", "blocks.1"}
+    assert set(rows[0]["gradient_norm"]) == {"token_embedding", "position_embedding", "blocks.0", "blocks.1", "norm"}
+    assert_same_end(tmp_path / "run", straight)
+
+
+def test_the_z_loss_is_part_of_what_is_learned(data_dir, straight, tmp_path):
+    run(settings_for(data_dir, "train.z_loss=0.01"), tmp_path / "run")
+    first, plain = (next(row for row in told(out) if row["event"] == "step")["loss"] for out in (tmp_path / "run", straight))
+    assert first == pytest.approx(plain + 0.01 * math.log(257) ** 2, rel=0.01)  # at the start the softmax is nearly even
 
 
 def test_a_task_that_is_not_there_is_told_before_anything_is_written(data_dir, tmp_path):

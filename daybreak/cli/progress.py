@@ -131,6 +131,11 @@ def _line(event: Event, steps: int) -> str:
         return f"saved     {event['path']}" + (f"\nwarning   {event['warning']}" if "warning" in event else "")
     if kind == "tasks":
         return "\n".join(_task(name, told) for name, told in event["tasks"].items())
+    if kind == "probe":
+        norms, logits = event["gradient_norm"], event["attention_logit"]
+        most, highest = max(norms, key=norms.__getitem__), max(logits, key=logits.__getitem__)
+        told = f"largest gradient {norms[most]:.3g} ({most}), largest attention logit {logits[highest]:.3g} ({highest})"
+        return f"probe     step {step:,}: {told}"
     if kind == "rollback":
         return f"went back to step {step:,} and leaves out the data of steps {'{:,} to {:,}'.format(*event['without'])}: {event['reason']}"
     if kind == "skip":

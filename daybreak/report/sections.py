@@ -14,6 +14,7 @@ from daybreak.report.record import Summary, amount, headline, sources
 MAX_SAMPLES = 150
 MAX_SAMPLE_TEXT = 6000
 MAX_EVENTS = 300
+TOLD_ELSEWHERE = ("step", "eval", "sample", "tasks", "probe")
 
 Runs = Sequence[Summary]
 
@@ -135,9 +136,7 @@ def events(runs: Runs) -> str:
     rows = []
     hidden = 0
     for i, run in enumerate(runs):
-        told = [
-            pair for pair in zip(run.events, run.seconds_at, strict=True) if pair[0]["event"] not in ("step", "eval", "sample", "tasks")
-        ]
+        told = [pair for pair in zip(run.events, run.seconds_at, strict=True) if pair[0]["event"] not in TOLD_ELSEWHERE]
         rare = [pair for pair in told if pair[0]["event"] not in ("checkpoint", "skip")]
         often = [pair for pair in told if pair[0]["event"] in ("checkpoint", "skip")]
         kept = spread(rare, MAX_EVENTS // 2) + spread(often, MAX_EVENTS // 2)
