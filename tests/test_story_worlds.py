@@ -7,7 +7,10 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +21,11 @@ from tiny import tiny_documents, tiny_settings, write_jsonl
 from worlds import in_processes
 
 import daybreak as db
-from daybreak import checkpoint, corpus, metrics, running, story
+from daybreak import checkpoint, config, corpus, metrics, running, story
+from daybreak.cli.train import written
 from daybreak.data.batches import Batches
 from daybreak.data.prepare import prepare
+from daybreak.recipes import recipe_settings
 from daybreak.story import events
 
 DROPOUT = "model.dropout=0.2"
@@ -88,8 +93,13 @@ def at(step, rank, number):
 
 
 def same_end(out, straight):
-    """The same losses and scores, and the same bits of weights, moments and random state in the last checkpoint."""
+    """The same losses and scores, and the same bits in the last checkpoint."""
     assert whole(out) == whole(straight)
+    same_bits(out, straight)
+
+
+def same_bits(out, straight):
+    """The same weights, moments and random state in the last checkpoint."""
     last = [checkpoint.found(folder)[-1] for folder in (out, straight)]
     assert {path.name for path in last} == {f"step-{STEPS:09d}"}
     weights = [checkpoint.read_model(path) for path in last]
@@ -480,3 +490,62 @@ def test_a_run_that_diverges_says_so_once(data_dir, tmp_path):
     (_, leading), (_, other) = in_processes(2, tell, settings, tmp_path / "run", None, breaks(1, range(3, 23)))
     assert re.match(r"RunFailed: .*not finite for 20 steps in a row", leading), leading
     assert other == "FailedElsewhere: rank 0: " + leading.removeprefix("RunFailed: ")
+
+
+# --- torchrun ----------------------------------------------------------------------------------------------------------------
+
+
+def torchrun(*words):
+    """`torchrun --nproc-per-node 2 -m daybreak train demo`, begun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "daybreak", "train", "demo"]
+    folder = Path(db.__file__).parents[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    return subprocess.Popen(
+        [*command, *words], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def ended(process):
+    """Its exit status, and what it said on standard output and standard error."""
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, out, err
+
+
+def steps_written(out):
+    path = out / "metrics.jsonl"
+    return [row["step"] for row in metrics.read(path) if row["event"] == "step"] if path.exists() else []
+
+
+def test_under_torchrun_it_is_stopped_by_sigterm_and_the_same_command_goes_on(data_dir, straight, tmp_path):
+    out = tmp_path / "run"
+    # Long samples, which change nothing that is learned, give the time to stop it in the middle.
+    settings = settings_for(data_dir, "ddp", DROPOUT, "sample.every_tokens=64", "sample.max_tokens=400")
+    differing = config.differences(settings, recipe_settings("demo"))
+    words = [f"{path}={written(value)}" for path, value, _ in differing if path != "recipe"]
+    command = (*words, "--out", str(out), "--json")
+
+    process = torchrun(*command)
+    while process.poll() is None and max(steps_written(out), default=0) < 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    status, answer, said = ended(process)
+    assert status != 0
+    steps = steps_written(out)
+    assert 2 <= steps[-1] < STEPS
+    assert checkpoint.found(out)[-1].name == f"step-{steps[-1]:09d}"
+    assert (out / "STOPPED").read_text() == "SIGTERM\n"
+    assert json.loads(answer)["step"] == steps[-1]
+    assert said.count("machine  ") == said.count(f"stopped by SIGTERM after step {steps[-1]}; ") == 1
+
+    status, answer, said = ended(torchrun(*command))
+    assert status == 0, said
+    assert json.loads(answer)["step"] == STEPS
+    assert (out / "DONE").exists()
+    assert [line.split()[0] for line in said.splitlines()].count("resuming") == 1
+    assert "Warning" not in said
+    assert losses(whole(out)) == losses(whole(straight("ddp", 2)))
+    same_bits(out, straight("ddp", 2))
