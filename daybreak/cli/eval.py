@@ -59,7 +59,7 @@ def evaluate(
         opened = _open(ours, model, task_files, items)
         other = None if against is None else _other(against, device)
         theirs = [] if other is None else _open(ours, other, task_files, items)
-        found["tasks"] |= (foreign := _harness([name for name in names if name not in ours], model, items))
+        found["tasks"] |= (foreign := _harness([name for name in names if name not in ours], model, items, task_files))
         results = [_run(task, model) for task in opened]
         found["tasks"] |= {result.name: {name: row.as_dict() for name, row in result.figures().items()} for result in results}
         found["protocols"] = {result.name: {**result.facts(), "published": scores.published_rows(result)} for result in results}
@@ -90,7 +90,7 @@ def _problems(
     if not [name for name in names if not name.startswith(_HARNESS)]:
         given = {"--items": items, "--task-files": task_files, "--save-items": save_items, "--against": against}
         if names:
-            given.pop("--items")
+            given = {name: value for name, value in given.items() if name not in ("--items", "--task-files")}
         wrong += [
             f"{name}: wanted --tasks with a task of our own beside it, came none; add --tasks hellaswag"
             for name, value in given.items()
@@ -147,14 +147,24 @@ def _run(task: Task, model: Model, whose: str = "") -> Result:
         )
 
 
-def _harness(names: Sequence[str], model: Model, items: int | None) -> dict[str, Any]:
-    """The figures of tasks that the lm-evaluation-harness has, under the names that they were asked for by."""
+def _harness(names: Sequence[str], model: Model, items: int | None, folder: Path | None) -> dict[str, Any]:
+    """The figures of tasks that the lm-evaluation-harness has, or that a folder has in its form, under the names that they were asked by."""
     if not names:
         return {}
+    from daybreak import machine
     from daybreak.evaluation import harness
+    from daybreak.training.precision import MixedPrecision
 
-    plain = [name.removeprefix(_HARNESS) for name in names]
-    found = harness.run(model.gpt, model.tokenizer, plain, context_length=model.config.context_length, device=model.device, limit=items)
+    found = harness.run(
+        model.gpt,
+        model.tokenizer,
+        [name.removeprefix(_HARNESS) for name in names],
+        context_length=model.config.context_length,
+        device=model.device,
+        limit=items,
+        task_folder=folder,
+        autocast=MixedPrecision(machine.choose_precision(model.device), model.device).autocast,
+    )
     return {f"{_HARNESS}{name}": figures for name, figures in found.items()}
 
 
