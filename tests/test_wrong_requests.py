@@ -150,6 +150,7 @@ CASES = [
     ),
     Wrong("no device at all", ["plan", "gpt2.124m", "--gpus", "0xa100"], [["--gpus: wanted 1 to 1,000,000 devices, came 0", "8xa100"]]),
     Wrong("a price for nothing", ["plan", "demo", "--price", "2"], [["--price: wanted --gpus too", "--gpus 8xh100"]]),
+    Wrong("a dry run of no devices", ["plan", "demo", "--dry-run"], [["--dry-run: wanted --gpus too", "--gpus 8xh100"]]),
     Wrong("price is no number", ["plan", "demo", "--gpus", "t4", "--price", "cheap"], [["--price", "number"]]),
     Wrong(
         "a wrong plan, all at once",

@@ -31,14 +31,19 @@ def plan(
     price: Annotated[
         float | None, typer.Option(metavar="DOLLARS", help="What an hour of one device costs; an assumed price unless given.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Take a step on such devices as if they were there, and compare what each holds.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
-) -> None:
+) -> int:
     """Show what a run would be and need: size, work, memory, time, cost, and every setting. Runs nothing."""
     from daybreak import planning
     from daybreak.config import ConfigError, describe, to_dict
 
     problems: list[str] = []
     fleet = _fleet(gpus, utilisation, price, problems)
+    if dry_run and gpus is None:
+        problems.append("--dry-run: wanted --gpus too, such as --gpus 8xh100; came none")
     try:
         settings, _ = request(recipe, edits or [], None)
     except ConfigError as error:
@@ -47,9 +52,59 @@ def plan(
         raise ConfigError(problems)
     settings, vocabulary = _with_vocabulary(settings)
     made = planning.plan(settings, fleet)
+    tried = _dry_run(made, settings) if dry_run else None
     every = (f"{row.path} = {written(row.value)}\n    {row.sentence} ({row.wanted})" for row in describe(settings))
-    text = "\n".join([f"{settings.recipe}: {made.parameters:,} parameters{vocabulary}", *_table(made, settings), "", *every])
-    speak.result({"recipe": settings.recipe, **_values(made), "settings": to_dict(settings)}, as_json, text)
+    table = [*_table(made, settings), *([] if tried is None else _tried(tried))]
+    text = "\n".join([f"{settings.recipe}: {made.parameters:,} parameters{vocabulary}", *table, "", *every])
+    speak.result({"recipe": settings.recipe, **_values(made), "dry_run": tried, "settings": to_dict(settings)}, as_json, text)
+    return 1 if tried is not None and tried["unexplained_bytes"] else 0
+
+
+def _dry_run(made: Plan, settings: Settings) -> dict[str, Any]:
+    """What the first device holds after a step that is taken without devices."""
+    import time
+
+    speak.say("building, dividing and training a step without devices; this may take a minute")
+    began = time.monotonic()
+    from daybreak.dry_run import dry_run
+
+    assert made.fleet is not None
+    held, planned = dry_run(settings, made.placement, made.fleet.count), made.placement.memory.states
+    return {
+        "devices": made.fleet.count,
+        "bytes": held.total,
+        "weights": held.weights,
+        "gradients": held.gradients,
+        "moments": held.moments,
+        "planned_bytes": planned,
+        "uneven": {row.name: [row.here, row.rows] for row in held.uneven},
+        "unexplained_bytes": held.unexplained(planned),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _tried(tried: dict[str, Any]) -> list[str]:
+    """The dry run in a few lines."""
+    more = tried["bytes"] - tried["planned_bytes"]
+    beside = f"the plan's share is {tried['planned_bytes']:,}"
+    if tried["uneven"]:
+        names = ", ".join(f"{name} ({here:,} of {rows:,})" for name, (here, rows) in list(tried["uneven"].items())[:3])
+        names += f" and {len(tried['uneven']) - 3:,} others" if len(tried["uneven"]) > 3 else ""
+        beside += f"; {more:,} more, since whole rows are dealt out and those of {names} do not divide evenly"
+    if tried["unexplained_bytes"]:
+        beside += f"; {tried['unexplained_bytes']:,} bytes differ for no reason known here, so do not trust the plan"
+    elif not more:
+        beside += ", the same"
+    return _rows(
+        [
+            ("dry run", f"took a step on {tried['devices']:,} devices that are not there, in {tried['seconds']:.0f} seconds"),
+            (
+                "",
+                f"the first holds {tried['weights']:,} bytes of weights, {tried['gradients']:,} of gradients and {tried['moments']:,} "
+                f"of moments, {tried['bytes']:,} in all; {beside}",
+            ),
+        ]
+    )
 
 
 def _fleet(gpus: str | None, utilisation: float | None, price: float | None, problems: list[str]) -> Fleet | None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from daybreak.cli import main
+from daybreak.model.flops import parameter_count
 
 Captured = pytest.CaptureFixture[str]
 
@@ -40,15 +41,20 @@ KEYS = {
     "price",
     "edits",
     "notes",
+    "dry_run",
     "settings",
 }
 
+SAID = "building, dividing and training a step without devices; this may take a minute\n"
+TINY = ("model.vocab_size=300", "model.context_length=16", "model.n_layer=2", "model.n_head=2", "model.d_model=32")
+FIVE = ("demo", "--gpus", "5xl4", "--dry-run", "train.batch_tokens=80", "machine.parallel=fsdp", *TINY)
 
-def told(capsys: Captured, *words: str) -> str:
+
+def told(capsys: Captured, *words: str, status: int = 0) -> str:
     capsys.readouterr()
-    status = main(["plan", *words])
+    came = main(["plan", *words])
     out, err = capsys.readouterr()
-    assert (status, err) == (0, "")
+    assert (came, err) == (status, SAID if "--dry-run" in words else "")
     return out
 
 
@@ -121,6 +127,29 @@ def test_a_demo_is_seconds_and_megabytes(capsys: Captured, tmp_path: Path, monke
     assert "84.6 MB weights" in rows["memory"]
     assert " seconds, " in rows["time"]
     assert "fills no such device" in rows["note"]
+
+
+def test_a_dry_run_stands_beside_the_plan(capsys: Captured) -> None:
+    made = object_of(capsys, *FIVE)
+    assert made.keys() == KEYS
+    tried = made["dry_run"]
+    assert tried["planned_bytes"] == made["memory"]["states"]
+    assert tried["bytes"] == tried["weights"] + tried["gradients"] + tried["moments"] > tried["planned_bytes"]
+    assert tried["uneven"]["position_embedding.weight"] == [4, 16]
+    assert tried["unexplained_bytes"] == 0
+    rows = table(told(capsys, *FIVE))
+    assert rows["dry run"].startswith("took a step on 5 devices that are not there, in ")
+    assert f"{tried['bytes']:,} in all; the plan's share is {tried['planned_bytes']:,}; " in rows["dry run"]
+    assert "those of position_embedding.weight (4 of 16), " in rows["dry run"]
+    assert rows["dry run"].endswith("others do not divide evenly")
+    alone = table(told(capsys, "demo", "--gpus", "l4", "--dry-run", *TINY))
+    assert alone["dry run"].endswith(", the same")
+
+
+def test_a_plan_that_a_dry_run_contradicts_fails(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daybreak.model.memory.state_bytes", lambda shape: 12 * parameter_count(shape, padded=True))
+    rows = table(told(capsys, "demo", "--gpus", "l4", "--dry-run", *TINY, status=1))
+    assert rows["dry run"].endswith("bytes differ for no reason known here, so do not trust the plan")
 
 
 def test_help_tells_the_options(capsys: Captured) -> None:
