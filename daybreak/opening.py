@@ -267,13 +267,15 @@ def steps_to_take(settings: Settings) -> int:
 def is_finished(out: Path, settings: Settings) -> bool:
     """Whether the run in a folder has come as far as these settings want, and its model is written.
 
-    One that was stopped at `train.stop_tokens` is not, if it is now to go further.
+    One that was stopped at `train.stop_tokens` is not, if it is now to go further; nor is one that was killed between its model and its
+    last event. A model that was imported has told nothing.
     """
     if not ((out / "model" / "config.json").is_file() and (out / "settings.json").is_file()):
         return False
     path = out / "metrics.jsonl"
-    ends = [event.get("step", 0) for event in metrics.read(path) if event["event"] == "end"] if path.is_file() else []
-    return not ends or ends[-1] >= steps_to_take(settings)
+    told = list(metrics.read(path)) if path.is_file() else []
+    ends = [event.get("step", 0) for event in told if event["event"] == "end"]
+    return ends[-1] >= steps_to_take(settings) if ends else not told
 
 
 def micro_batch(batch_tokens: int, context_length: int, device: torch.device, world_size: int = 1) -> int:

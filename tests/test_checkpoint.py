@@ -256,7 +256,13 @@ def reaching_out(path):
     (path.parent / "secret").write_bytes(b"")
     rows = json.loads((path / "manifest.json").read_text())["files"]
     signed(path, files={**rows, "../secret": {"bytes": 0, "sha256": "e3b0"}})
-    return "does not list what a checkpoint has"
+    return r"lists \.\./secret, which no checkpoint has"
+
+
+def vouched_for(path):
+    (path / ".metadata").write_bytes(b"a pickle")
+    signed(path, files=files.fingerprints(path, [*(name for name in FILES if name != "manifest.json"), ".metadata"]))
+    return r"lists \.metadata, which no checkpoint has"
 
 
 def without_index(path):
@@ -277,7 +283,7 @@ def from_the_past(path):
 
 
 DAMAGES = [shortened, lengthened, lost, half_copied, joined, unlisted, emptied, told_otherwise, renamed, reaching_out, without_index]
-DAMAGES += [from_the_future, from_the_past]
+DAMAGES += [vouched_for, from_the_future, from_the_past]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -190,6 +190,7 @@ def test_numbers_that_json_cannot_hold_are_null(capsys: Captured) -> None:
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(place: Path, capsys: Captured) -> None:
+    told(capsys, "report", "run")
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     assert main(["train", "run"]) == 0
     out, err = capsys.readouterr()
@@ -198,6 +199,20 @@ def test_a_finished_run_says_so_and_stays_as_it_is(place: Path, capsys: Captured
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
     Path("run/metrics.jsonl").unlink()
     assert object_of(capsys, "train", "run") == {"run": "run", "step": None, "tokens": None, "val_loss": None, "bits_per_byte": None}
+
+
+def test_what_a_run_was_killed_before_is_made_up_for(place: Path, capsys: Captured) -> None:
+    wanted = object_of(capsys, "train", "run")
+    Path("run/DONE").unlink()
+    Path("run/report.html").unlink()
+    assert object_of(capsys, "train", "run") == wanted
+    assert Path("run/DONE").exists()
+    assert "</html>" in Path("run/report.html").read_text()
+    told_before = Path("run/metrics.jsonl").read_text().splitlines(keepends=True)
+    assert '"event": "end"' in told_before[-1]
+    Path("run/metrics.jsonl").write_text("".join(told_before[:-1]))  # killed when the model was written, and the end not yet told
+    assert object_of(capsys, "train", "run") == wanted
+    assert wanted["val_loss"] is not None
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")])

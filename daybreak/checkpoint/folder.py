@@ -81,8 +81,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise CheckpointProblem(f"{MANIFEST}: its content changed (it differs from its own checksum)")
         if manifest["folder"] != folder.name:
             raise CheckpointProblem(f"{MANIFEST}: is of another checkpoint ({manifest['folder']})")
-        if {INDEX, STATE} - manifest["files"].keys() or any(Path(name).name != name for name in manifest["files"]):
+        names = manifest["files"].keys()
+        if {INDEX, STATE} - names:
             raise CheckpointProblem(f"{MANIFEST}: does not list what a checkpoint has")
+        if strange := [name for name in names - {INDEX, STATE} if Path(name).name != name or not name.endswith(".safetensors")]:
+            raise CheckpointProblem(f"{MANIFEST}: lists {strange[0]}, which no checkpoint has")
         return manifest
     except CheckpointProblem:
         raise

@@ -49,6 +49,7 @@ def train(
     if opening.is_finished(folder, settings):
         opening.check_folder(folder, settings)
         if leads:
+            _make_up(folder)
             speak.say(f"{folder} is finished; `daybreak sample {folder}` lets it write, another --out begins a new run")
         if as_json and leads:
             speak.result(_result(folder, _last_event(folder)), as_json, "")
@@ -105,6 +106,19 @@ def request(recipe: str, edits: list[str], out: Path | None) -> tuple[Settings, 
             raise config.ConfigError(wrong)
         folder = out or Path("runs") / settings.recipe
     return config.edit(settings, edits), folder
+
+
+def _make_up(folder: Path) -> None:
+    """Leaves what a run leaves that was not killed between its last event and its last file."""
+    from daybreak.cli.report import write_report
+    from daybreak.stopping import DONE, mark
+
+    if not (folder / "metrics.jsonl").is_file():  # it was imported
+        return
+    if not (folder / DONE).exists():
+        mark(folder, DONE)
+    if not (folder / "report.html").exists():
+        write_report([folder], folder / "report.html")
 
 
 def _last_event(folder: Path) -> dict[str, Any]:
