@@ -38,7 +38,7 @@ from daybreak.training.loop import Step, train
 from daybreak.training.objectives import cross_entropy, with_z_loss
 from daybreak.training.probes import Probe
 from daybreak.training.schedules import Schedule, warmup_cosine
-from daybreak.world import FailedElsewhere, is_lost, joined
+from daybreak.world import FailedElsewhere, briefly, is_lost, joined
 
 Event = dict[str, Any]
 
@@ -93,7 +93,7 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
                 raise
             raise RunFailed(
                 f"{world.who}lost the others at step {0 if story is None else story.running.done}; {world.roll_call()}. The same command "
-                f"goes on from the newest checkpoint ({str(error).splitlines()[0]})"
+                f"goes on from the newest checkpoint ({briefly(error)})"
             ) from None
 
 
@@ -334,7 +334,7 @@ class _Story:
         text = ""
         if self.world.leads or self.running.across.divided:  # of a model that is divided every pass needs all; all write the same
             self.running.gpt.eval()
-            with _plainly():
+            with _plainly(), self.running.precision.autocast():  # shards are gathered in its format
                 pieces = self.model.write(
                     prompt, max_tokens=wanted.max_tokens, temperature=wanted.temperature, top_k=wanted.top_k, seed=seed
                 )

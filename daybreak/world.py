@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,12 @@ def is_lost(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
+def briefly(error: Exception) -> str:
+    """What an exchange failed of, without the place in gloo's code and the advice that follow it."""
+    line = str(error).partition("\n")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", line).partition(". This is")[0]
+
+
 class NeverMet(RuntimeError):
     """The processes of this world did not find each other."""
 
@@ -171,7 +178,7 @@ def joined(device: torch.device, patience: float = 600.0) -> Iterator[World]:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise NeverMet(
             f"rank {rank}: wanted {size} processes to meet at {where} within {patience:g} seconds, not all came; look at what the others "
-            f"say, and whether they reach that address ({str(error).splitlines()[0]})"
+            f"say, and whether they reach that address ({briefly(error)})"
         ) from None
     try:
         yield World(rank, local_rank, size, local_size, group, PrefixStore("steps", store))

@@ -250,6 +250,17 @@ def test_every_layout_ends_as_a_model_that_opens(layouts, layout):
     assert all(torch.equal(saved[name], tensor) for name, tensor in ours.gpt.state_dict().items())
 
 
+def test_in_bf16_the_layouts_agree_as_far_as_bf16_goes(data_dir, items, tmp_path):
+    edits = (*WATCHED, f"eval.tasks={items}", "machine.precision=bf16", "machine.recompute=true", "train.micro_batch=1")
+    alone = run(settings_for(data_dir, "single", *edits), tmp_path / "single")
+    for layout in ("ddp", "fsdp"):
+        rows = run(settings_for(data_dir, layout, *edits), tmp_path / layout, 2)
+        assert [(row["event"], row["step"]) for row in told(rows)] == [(row["event"], row["step"]) for row in told(alone)]
+        for kind in ("step", "eval", "end"):
+            assert figures(rows, kind) == pytest.approx(figures(alone, kind), rel=2e-2), kind
+        assert all(row["text"] for row in rows if row["event"] == "sample")
+
+
 def test_gone_on_with_in_another_layout_each_time_it_is_the_same_run_to_rounding(data_dir, layouts, tmp_path):
     out = tmp_path / "run"
     stays = [("single", 1, 2), ("ddp", 2, 4), ("fsdp", 2, 6), ("fsdp", 4, 8), ("single", 1, None)]
@@ -268,7 +279,10 @@ def test_gone_on_with_in_another_layout_each_time_it_is_the_same_run_to_rounding
 
 # --- broken ------------------------------------------------------------------------------------------------------------------
 
-LOST = r"RunFailed: rank {rank}: lost the others at step \d+; (rank \d at (step \d+|its start)(, )?){{{size}}}\. The same command goes on"
+LOST = (
+    r"RunFailed: rank {rank}: lost the others at step \d+; (rank \d at (step \d+|its start)(, )?){{{size}}}\. "
+    r"The same command goes on from the newest checkpoint \([^()/]+\)$"
+)
 
 
 def dies(kind, step, rank, number=signal.SIGKILL):

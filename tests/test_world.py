@@ -7,7 +7,7 @@ import time
 import pytest
 from worlds import in_worlds, single
 
-from daybreak.world import FailedElsewhere
+from daybreak.world import FailedElsewhere, briefly, is_lost
 
 
 def exchange(world):
@@ -91,3 +91,28 @@ def stuck(world):
 def test_an_exchange_that_nobody_answers_fails_in_time():
     with pytest.raises(AssertionError, match=r"(?i)timed? ?out|closed by peer|connection"):
         in_worlds(2, stuck, patience=2.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "said"),
+    [
+        (
+            "[/__w/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.1]:27. This is typically caused by a crash. GLHF! 🏖️",
+            True,
+            "Connection closed by peer [10.0.0.1]:27",
+        ),
+        (
+            "[Rank 0] Watchdog caught collective operation timeout: NCCL\nmore",
+            True,
+            "[Rank 0] Watchdog caught collective operation timeout: NCCL",
+        ),
+        ("mat1 and mat2 must have the same dtype", False, "mat1 and mat2 must have the same dtype"),
+    ],
+)
+def test_an_exchange_that_failed_is_known_and_told_briefly(error, lost, said):
+    assert is_lost(RuntimeError(error)) == lost
+    assert briefly(RuntimeError(error)) == said
+
+
+def test_what_another_process_says_is_not_a_loss():
+    assert not is_lost(FailedElsewhere(1, "the disk timed out"))
