@@ -8,6 +8,8 @@ B batch, T tokens, C d_model, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,17 +63,18 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, kernel, config.band(layer)) for layer in range(config.n_layer))
         self.norm = nn.LayerNorm(config.d_model, config.layer_norm_epsilon)
 
-    def forward(self, tokens: Tensor, kv_cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, kv_cache: KVCache | None = None, unembed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, V) logits of the next token at every position.
 
-        With a cache, `tokens` continue what is in it and are added to it. Raises ValueError beyond the context length.
+        With a cache, `tokens` continue what is in it and are added to it. `unembed` takes the place of the last step. Raises ValueError
+        beyond the context length.
         """
         x = self.embed(tokens, 0 if kv_cache is None else kv_cache.length)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, kv_cache)
         if kv_cache is not None:
             kv_cache.advance(tokens.shape[1])
-        return self.unembed(x)
+        return (unembed or self.unembed)(x)
 
     def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
         """(B, T) token ids, the first at position `start` -> (B, T, C)."""
