@@ -44,6 +44,9 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield event
 
 
+_ENDING = ("sample", "tasks", "end")
+
+
 def as_one_run(events: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """The events that count: what a run had done past the step that it was resumed from, went back to or started anew at is dropped."""
     kept: list[dict[str, Any]] = []
@@ -52,6 +55,8 @@ def as_one_run(events: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
             kept = []
         elif event["event"] in ("resume", "rollback"):
             kept = [earlier for earlier in kept if earlier.get("step", 0) <= event.get("step", 0)]
+            if event.get("step", 0) == event.get("steps"):  # only its end is left to tell, and is told again
+                kept = [earlier for earlier in kept if earlier.get("step", 0) < event["step"] or earlier["event"] not in _ENDING]
         kept.append(event)
     return kept
 

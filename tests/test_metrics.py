@@ -91,6 +91,14 @@ def test_steps_that_were_done_again_count_once() -> None:
     assert all("again" in row for row in kept if row["event"] == "step" and row["step"] in (4, 5))
 
 
+def test_an_end_that_is_told_again_counts_once() -> None:
+    """Killed between its last checkpoint and its end, a run has only the end left to tell; one that is to go further has more."""
+    before = [event("start", 0, steps=2), event("eval", 1), event("sample", 1), event("step", 2), event("sample", 2), event("end", 2)]
+    kept = as_one_run(iter([*before, event("resume", 2, steps=2), event("sample", 2), event("end", 2)]))
+    assert kept == [*before[:4], event("resume", 2, steps=2), event("sample", 2), event("end", 2)]
+    assert as_one_run(iter([*before, event("resume", 2, steps=3)]))[:-1] == before
+
+
 def test_a_run_that_starts_anew_drops_what_was_before() -> None:
     """Killed before its first checkpoint, the same run begins at step 0 again."""
     kept = as_one_run(iter([event("start", 0), event("step", 1), event("step", 2), event("start", 0), event("step", 1, again=1)]))

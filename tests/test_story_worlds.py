@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -22,6 +24,7 @@ from worlds import in_processes
 
 import daybreak as db
 from daybreak import checkpoint, config, corpus, metrics, running, story
+from daybreak.cli import main
 from daybreak.cli.train import written
 from daybreak.data.batches import Batches
 from daybreak.data.prepare import prepare
@@ -297,10 +300,17 @@ def dies(kind, step, rank, number=signal.SIGKILL):
 
 @pytest.mark.parametrize(
     ("layout", "kind", "step"),
-    [("ddp", "step", 4), ("fsdp", "step", 4), ("fsdp", "eval", 4), ("ddp", "checkpoint", 3), ("fsdp", "start", 0)],
+    [
+        ("ddp", "step", 4),
+        ("fsdp", "step", 4),
+        ("fsdp", "sample", STEPS),
+        ("ddp", "checkpoint", 3),
+        ("ddp", "checkpoint", STEPS),
+        ("fsdp", "start", 0),
+    ],
 )
 def test_a_process_that_dies_is_told_by_the_others_and_the_run_goes_on(data_dir, straight, tmp_path, layout, kind, step):
-    settings, out = settings_for(data_dir, layout, DROPOUT, OFTEN, "eval.every_tokens=256"), tmp_path / "run"
+    settings, out = settings_for(data_dir, layout, DROPOUT, OFTEN), tmp_path / "run"
     began = time.monotonic()
     (_, failure), nothing = in_processes(2, tell, settings, out, dies(kind, step, 1), killed=[1])
     assert time.monotonic() - began < 30  # and not the ten minutes of patience: its connections are closed with it
@@ -309,7 +319,7 @@ def test_a_process_that_dies_is_told_by_the_others_and_the_run_goes_on(data_dir,
     assert "\n" not in failure
     assert not (out / "STOPPED").exists()
     rows = run(settings_for(data_dir, layout, DROPOUT), out, 2)
-    assert rows[0]["event"] == "resume" if kind == "checkpoint" else rows[0]["event"] in ("start", "resume")
+    assert rows[0]["event"] in (("resume",) if kind in ("checkpoint", "sample") else ("start", "resume"))
     same_end(out, straight(layout, 2))
 
 
@@ -563,3 +573,20 @@ def test_under_torchrun_it_is_stopped_by_sigterm_and_the_same_command_goes_on(da
     assert "Warning" not in said
     assert losses(whole(out)) == losses(whole(straight("ddp", 2)))
     same_bits(out, straight("ddp", 2))
+
+
+def refuse(data_dir, out):
+    """The command line in one process of several."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        began = time.monotonic()
+        status = main(["train", "demo", f"data.dir={data_dir}", "train.batch_tokens=1000", "machine.device=cpu", "--out", str(out)])
+    return status, said.getvalue(), time.monotonic() - began
+
+
+def test_what_is_wrong_for_all_is_said_by_the_leading_process_before_another_ends(data_dir, tmp_path):
+    (status, said, took), (other_status, other_said, other_took) = in_processes(2, refuse, data_dir, tmp_path / "run")
+    assert status == other_status == 2
+    assert re.fullmatch(r"error: train\.batch_tokens: .*\n", said), said
+    assert other_said == ""
+    assert other_took > took + 0.5

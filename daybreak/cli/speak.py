@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -20,6 +21,8 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 
 _SIGNS = {mark: 0x2400 + mark for mark in range(32) if chr(mark) not in "\n\t"} | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 """For each control character the sign that is shown for it; those above 127 have none of their own."""
+_SECONDS_TO_SPEAK = 1.0
+"""How long the leading process has for its message before another ends, as torchrun then ends all."""
 
 
 def say(text: str) -> None:
@@ -77,6 +80,7 @@ def failure(error: Exception) -> int:
     ours = type(error).__module__.startswith("daybreak.")
     follows = os.environ.get("RANK", "0") != "0"  # of several processes the first says what is wrong with the request, for all
     if follows and (isinstance(error, ValueError) or type(error).__name__ == "FailedElsewhere"):
+        time.sleep(_SECONDS_TO_SPEAK)
         return 2 if isinstance(error, ValueError) else 1
     if isinstance(error, ValueError):  # each of our own problems is one; a part that was asked for the impossible raises it too
         for problem in getattr(error, "problems", None) or (str(error).splitlines() if ours else [str(error)]):
