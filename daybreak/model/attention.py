@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daybreak.model import flex
+from daybreak.model import flex, triangle
 from daybreak.model.config import GPTConfig
 from daybreak.model.kv_cache import KVCache
 
@@ -70,17 +70,24 @@ def blocked(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band:
 def automatic(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band: int | None = None) -> Tensor:
     """The quickest for the device and the shape. A band that holds all keys, as when one token is decoded, is dense."""
     T, S = queries.shape[2], keys.shape[2]
-    # torch's flash kernel for CPUs is far slower than plain matrix products while the context is short, and wins when it is long.
+    # torch's flash kernel for CPUs is far slower than plain matrix products while the context is short; products that leave out the masked
+    # half are quicker than both when it is long.
     square = plain if queries.device.type == "cpu" and T <= 512 else fused
     if band is None or band >= S:
-        return square(queries, keys, values, dropout, None)
+        half = queries.device.type == "cpu" and T > 2 * triangle.BLOCK and dropout == 0
+        return triangle.attention(queries, keys, values) if half else square(queries, keys, values, dropout, None)
     if flex.serves(queries, keys, dropout):
         return flex.attention(queries, keys, values, dropout, band)
     pays = T > 512 or 2 * (band + BLOCK) <= S  # copying the windows costs as much as the scores that it saves, in small squares
     return (blocked if pays else square)(queries, keys, values, dropout, band)
 
 
-KERNELS: dict[str, Kernel] = {"auto": automatic, "fused": fused, "plain": plain}
+def daybreak(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band: int | None = None) -> Tensor:
+    """FlashAttention as `flash.py` writes it. That has no dropout: where some is asked for, `fused` takes over."""
+    return fused(queries, keys, values, dropout, band) if dropout else flash.attention(queries, keys, values, band)
+
+
+KERNELS: dict[str, Kernel] = {"auto": automatic, "fused": fused, "plain": plain, "daybreak": daybreak}
 
 
 class Attention(nn.Module):
