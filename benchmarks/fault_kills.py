@@ -47,6 +47,16 @@ class Tally:
     seconds: float = 0.0
 
 
+def together(tallies: Sequence[Tally]) -> list[Tally]:
+    """Those of one kind as one."""
+    sums: dict[str, Tally] = {}
+    for tally in tallies:
+        one = sums.setdefault(tally.kind, Tally(tally.kind))
+        one.kills, one.runs, one.lost_steps = one.kills + tally.kills, one.runs + tally.runs, one.lost_steps + tally.lost_steps
+        one.during, one.wrong, one.seconds = one.during + tally.during, one.wrong + tally.wrong, one.seconds + tally.seconds
+    return list(sums.values())
+
+
 class Life:
     """One process and its children, from its start to its end."""
 
@@ -246,7 +256,7 @@ def kill_training(folder: Path, data: Path, kills: int, draw: random.Random, *, 
         ahead = min(per_run, kills - tally.kills)
         moments = [*draw.choices(aimed, k=ahead - 1), "the end"]
         tally.kills += training.killed(moments, tally.runs, tally)
-        print(f"  {tally.kills} of {kills} kills, {tally.runs} runs, {len(tally.wrong)} wrong", flush=True)
+        print(f"  {folder.name}: {tally.kills} of {kills} kills, {tally.runs} runs, {len(tally.wrong)} wrong", flush=True)
     tally.seconds = time.monotonic() - started
     return tally
 
@@ -287,7 +297,7 @@ def kill_preparing(folder: Path, kills: int, draw: random.Random, *, size: int, 
             found = _contents(out)
             tally.wrong += [f"{out.name}: {name} differs" for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]
         tally.runs += 1
-        print(f"  {tally.kills} of {kills} kills, {tally.runs} preparations, {len(tally.wrong)} wrong", flush=True)
+        print(f"  {folder.name}: {tally.kills} of {kills} kills, {tally.runs} preparations, {len(tally.wrong)} wrong", flush=True)
     tally.seconds = time.monotonic() - started
     return tally
 

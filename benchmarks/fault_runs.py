@@ -41,7 +41,7 @@ def words(data: Path, steps: int, *edits: str) -> list[str]:
         f"data.dir={data}",
         *("model.vocab_size=none", "model.context_length=32", "model.n_layer=2", "model.n_head=2", "model.d_model=64", "model.dropout=0.2"),
         *(f"train.train_tokens={steps * BATCH_TOKENS}", f"train.batch_tokens={BATCH_TOKENS}", "train.warmup_tokens=2560"),
-        *("train.learning_rate=3e-3", f"eval.every_tokens={EVAL_EVERY}", "eval.tokens=16384", "eval.final_tokens=32768"),
+        *("train.learning_rate=3e-3", f"eval.every_tokens={EVAL_EVERY}", "eval.tokens=8192", "eval.final_tokens=16384"),
         *("sample.every_tokens=10240", "sample.prompts=the sun,a model", "sample.max_tokens=16"),
         *("machine.device=cpu", "machine.precision=fp32", "machine.threads=1"),
         *edits,

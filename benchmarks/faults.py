@@ -23,62 +23,92 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fault_damage import Found, damage_checkpoints, damage_data, plant
 from fault_disk import Full, fill_disks
-from fault_kills import Tally, kill_preparing, kill_training
+from fault_kills import Tally, kill_preparing, kill_training, together
 from fault_runs import prepare_text
 from record import bar, record
 
 Row = dict[str, Any]
-FULL = {"alone": 76, "ddp": 5, "fsdp": 5, "prepare": 14, "flips": (350, 350, 300), "cuts": (70, 70, 60), "disks": 20, "steps": 240}
-QUICK = {"alone": 2, "ddp": 0, "fsdp": 0, "prepare": 2, "flips": (60, 60, 60), "cuts": (20, 20, 20), "disks": 4, "steps": 40}
 
 
-def prove(folder: Path, size: dict[str, Any], seed: int) -> tuple[list[Row], list[Row], list[str]]:
+@dataclass(frozen=True)
+class Size:
+    """How much of it."""
+
+    alone: tuple[int, ...] = (38, 38)
+    """Kills of a process that trains alone, in so many lanes."""
+    fsdp: int = 5
+    ddp: int = 5
+    preparing: int = 14
+    steps: int = 160
+    text_bytes: int = 12_000_000
+    flips: tuple[int, int, int] = (350, 350, 300)
+    """In checkpoints of one process, of two, and in data."""
+    cuts: tuple[int, int, int] = (70, 70, 60)
+    disks: int = 20
+
+    @property
+    def kills(self) -> int:
+        return sum(self.alone) + self.fsdp + self.ddp + self.preparing
+
+
+QUICK = Size(alone=(2,), fsdp=0, ddp=0, preparing=2, steps=40, text_bytes=4_000_000, flips=(60, 60, 60), cuts=(20, 20, 20), disks=4)
+
+
+def prove(folder: Path, size: Size, seed: int) -> tuple[list[Row], list[Row], list[str]]:
     """Everything; the bars, the rows, and all that is wrong in words."""
 
     def draw(proof: str) -> random.Random:
         return random.Random(f"{seed}:{proof}")
 
     data = prepare_text(folder)
-    large = 1 if size is FULL else 3  # less text and fewer steps for a taste
-    kills: list[Tally] = [
-        _timed("preparing", kill_preparing, folder / "preparing", size["prepare"], draw("preparing"), size=12_000_000 // large, per_run=4)
-    ]
-    for layout, per_run in ((None, 8), ("ddp", 3), ("fsdp", 3)):
-        name = layout or "alone"
-        if name == "ddp" and not size[name]:
-            continue  # of fsdp the undisturbed run is needed, for its checkpoints
-        steps = size["steps"] if layout is None else max(40, size["steps"] // 2)
-        there = folder / name
-        kills.append(_timed(name, kill_training, there, data, size[name], draw(name), steps=steps, layout=layout, per_run=per_run))
+    tallies = kill(folder, data, size, draw)
     found: list[Found] = [
         _timed("damage", damage_checkpoints, folder / run / "straight", kind, flips, cuts, draw(kind))
         for run, kind, flips, cuts in (
-            ("alone", "checkpoints of one process", size["flips"][0], size["cuts"][0]),
-            ("fsdp", "checkpoints of two processes", size["flips"][1], size["cuts"][1]),
+            ("alone-0", "checkpoints of one process", size.flips[0], size.cuts[0]),
+            ("fsdp", "checkpoints of two processes", size.flips[1], size.cuts[1]),
         )
     ]
-    found.append(_timed("damage", damage_data, data, size["flips"][2], size["cuts"][2], draw("data")))
-    full: Full = _timed("full disks", fill_disks, folder / "disks", data, size["disks"], draw("disks"))
-    planted, evil = plant(folder / "alone" / "straight", data, folder / "mark")
-    wrong = [problem for tally in kills for problem in tally.wrong] + [problem for one in found for problem in one.undetected]
+    found.append(_timed("damage", damage_data, data, size.flips[2], size.cuts[2], draw("data")))
+    full: Full = _timed("full disks", fill_disks, folder / "disks", data, size.disks, draw("disks"))
+    planted, evil = plant(folder / "alone-0" / "straight", data, folder / "mark")
+    wrong = [problem for tally in tallies for problem in tally.wrong] + [problem for one in found for problem in one.undetected]
     bars = [
-        bar("kills with SIGKILL at random moments", sum(tally.kills for tally in kills), f">= {100 if size is FULL else 4}"),
-        bar("of them followed by an end that is not that of the undisturbed run, bit for bit", sum(len(t.wrong) for t in kills), "<= 0"),
-        bar("single bits flipped", sum(one.flips for one in found), f">= {sum(size['flips'])}"),
-        bar("files cut", sum(one.truncations for one in found), f">= {sum(size['cuts'])}"),
+        bar("kills with SIGKILL at random moments", sum(tally.kills for tally in tallies), f">= {size.kills}"),
+        bar("of them with an end that differs from the undisturbed run's by a bit", sum(len(tally.wrong) for tally in tallies), "<= 0"),
+        bar("single bits flipped", sum(one.flips for one in found), f">= {sum(size.flips)}"),
+        bar("files cut", sum(one.truncations for one in found), f">= {sum(size.cuts)}"),
         bar("of both not detected, or not by name", sum(len(one.undetected) for one in found), "<= 0"),
-        bar("saves on a full disk", full.times, f">= {size['disks']}"),
+        bar("saves on a full disk", full.times, f">= {size.disks}"),
         bar("of them with something lost, or not told by name", len(full.wrong), "<= 0"),
         bar("pickles in the place of files", planted, ">= 40"),
         bar("of them run, or not rejected by name", len(evil), "<= 0"),
     ]
-    rows = [*map(_killed, kills), *map(_damaged, found), _filled(full), {"proof": "pickles", "times": planted, "wrong": evil}]
+    rows = [*map(_killed, tallies), *map(_damaged, found), _filled(full), {"proof": "pickles", "times": planted, "wrong": evil}]
     return bars, rows, [*wrong, *full.wrong, *evil]
+
+
+def kill(folder: Path, data: Path, size: Size, draw: Callable[[str], random.Random]) -> list[Tally]:
+    """All the kills, two processes at a time."""
+    train: list[tuple[str, int, int, str | None]]
+    train = [(f"alone-{lane}", kills, size.steps, None) for lane, kills in enumerate(size.alone)]
+    train += [("fsdp", size.fsdp, 40, "fsdp")]  # without kills its undisturbed run is needed all the same, for its checkpoints
+    train += [("ddp", size.ddp, 40, "ddp")] if size.ddp else []
+    lanes = []
+    with ThreadPoolExecutor(2) as pool:  # threads that wait for processes
+        for name, kills, steps, layout in train:
+            how = {"steps": steps, "layout": layout, "per_run": 8 if layout is None else 3}
+            lanes.append(pool.submit(_timed, name, kill_training, folder / name, data, kills, draw(name), **how))
+        how = {"size": size.text_bytes, "per_run": 4}
+        lanes.append(pool.submit(_timed, "preparing", kill_preparing, folder / "preparing", size.preparing, draw("preparing"), **how))
+    return together([lane.result() for lane in lanes])
 
 
 def _timed(name: str, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -126,7 +156,7 @@ def main() -> int:
     parser.add_argument("--note", default="", help="what else the machine was doing")
     asked = parser.parse_args()
     folder, started = Path(tempfile.mkdtemp()), time.monotonic()
-    bars, rows, wrong = prove(folder, QUICK if asked.quick else FULL, asked.seed)
+    bars, rows, wrong = prove(folder, QUICK if asked.quick else Size(), asked.seed)
     about = {"seed": asked.seed, "seconds": round(time.monotonic() - started), "load": os.getloadavg()[2], "cores": os.cpu_count()}
     if asked.quick:
         for row in bars:
