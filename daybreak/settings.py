@@ -186,8 +186,8 @@ class MachineSettings:
     """The number format of matrix products; auto takes what the device does really well."""
     threads: int | None = None
     """How many CPU threads to compute with; none leaves it to torch."""
-    attention: Literal["auto", "fused", "plain"] = "auto"
-    """The attention kernel; auto takes the faster for the device."""
+    attention: Literal["auto", "fused", "plain", "daybreak"] = "auto"
+    """The attention kernel; auto takes the faster for the device, daybreak is our own FlashAttention, in Triton on CUDA, slow elsewhere."""
     parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     """Under torchrun: a copy on each device, shards over all, or shards within a node and copies between; auto by the model's size."""
     recompute: bool = False

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daybreak.model import flex, triangle
+from daybreak.model import flash, flex, triangle
 from daybreak.model.config import GPTConfig
 from daybreak.model.kv_cache import KVCache
 
