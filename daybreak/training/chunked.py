@@ -2,7 +2,7 @@
 
 The gradient of a token's loss by its logits is softmax - one-hot. It takes as much room as the logits, so it is written over them as soon
 as the loss is known. What later multiplies the loss multiplies a row of it, and a row's factor may as well be applied to the C channels
-of the hidden state as to the V logits: so it is exact for any weights, and nothing is computed twice.
+of the hidden state as to the V logits: so any weights are exact.
 
 In 16 bits that gradient is kept for the backward pass, 2 bytes for each logit where the plain way holds 12 at once. In fp32 nothing of the
 size of all logits is kept; each chunk's are computed again, a fourth matrix product in place of three.
