@@ -142,7 +142,7 @@ class _Story:
         """The whole story."""
         self._mark()
         yield self._begin(new)
-        if grace() is not None and self.running.done == 0:  # what a save takes is to be known before one has to be quick
+        if new and grace() is not None:  # what a save takes is to be known before one has to be quick
             yield from self._save(stopping=stopping)
         while True:
             try:

@@ -191,6 +191,7 @@ class TokenStream:
             raise ShardProblem("wanted at least one shard, came an empty list")
         self.paths = tuple(Path(path) for path in paths)
         self.shards = [read_shard(path) for path in self.paths]
+        self._sizes = [path.stat().st_size for path in self.paths]
         self.dtype: np.dtype[Any] = self.shards[0].dtype
         for path, shard in zip(self.paths, self.shards, strict=True):
             if shard.dtype != self.dtype:
@@ -199,6 +200,17 @@ class TokenStream:
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    def _look_at(self, shards: set[int]) -> None:
+        """Raises ShardProblem for a file that has changed since it was opened: to read on where it was cut would end the process."""
+        for shard in shards:
+            path, size = self.paths[shard], self._sizes[shard]
+            now = path.stat().st_size if path.exists() else None
+            if now != size:
+                came = "it is gone" if now is None else f"it has {now:,} bytes"
+                raise ShardProblem(
+                    f"{path}: had {size:,} bytes when it was opened, now {came}; put it back, then give the same command to go on"
+                )
 
     def __reduce__(self) -> tuple[type[TokenStream], tuple[tuple[Path, ...]]]:
         return (TokenStream, (self.paths,))  # a worker process maps the files itself; mapped pages are never pickled
@@ -229,6 +241,7 @@ class TokenStream:
             raise ShardProblem(f"windows of {length:,} tokens at {starts.min():,} to {starts.max():,}: the stream has {len(self):,}")
         out = np.empty((len(starts), length), self.dtype)
         shards = np.searchsorted(self.ends, starts, side="right")
+        self._look_at(set(shards.tolist()))
         ends = self.ends[shards] if len(starts) else starts
         # Slices of a mapped file are faster than one index array, which gathers token by token.
         for row, (start, shard, end) in enumerate(zip(starts.tolist(), shards.tolist(), ends.tolist(), strict=True)):

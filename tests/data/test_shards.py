@@ -1,5 +1,6 @@
 """Shards: the bytes of the header, streams over many files, and every damage named."""
 
+import os
 import pickle
 import struct
 
@@ -151,3 +152,16 @@ def test_reading_outside_the_stream_is_named(tmp_path):
     with pytest.raises(ShardProblem, match="stream has 10"):
         stream.windows(np.array([8]), 3)
     assert stream.windows(np.array([], dtype=np.int64), 3).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(lambda path: path.unlink(), "it is gone"), (lambda path: os.truncate(path, 2000), "2,000 bytes")]
+)
+def test_a_shard_that_vanishes_or_is_cut_while_it_is_read_is_told_by_name(tmp_path, change, said):
+    with ShardWriter(tmp_path, "train", 600) as writer:
+        writer.write(np.arange(1500, dtype=np.uint16))
+    stream = TokenStream(writer.paths)
+    change(writer.paths[1])
+    assert stream.windows(np.array([0, 500]), 100).tolist() == [list(range(100)), list(range(500, 600))]  # the others serve on
+    with pytest.raises(ShardProblem, match=rf"train-000001\.bin: had 2,224 bytes when it was opened, now .*{said}; put it back"):
+        stream.windows(np.array([700]), 100)
