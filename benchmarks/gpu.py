@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import flash
 import numpy as np
 import torch
 from attention import milliseconds
@@ -157,7 +158,8 @@ def main() -> None:
     kernels = check_kernels()
     resume = check_resume()
     band = time_band()
-    rows: list[dict[str, Any]] = [*kernels, resume, band]
+    flash_bars, flash_rows = flash.measure()
+    rows: list[dict[str, Any]] = [*kernels, resume, band, *flash_rows]
     if ON_GPU:
         for name, sequences, steps in SIZES:
             torch.cuda.reset_peak_memory_stats()
@@ -174,6 +176,7 @@ def main() -> None:
         )
         for row in kernels
     ]
+    bars += flash_bars
     bars.append(bar("largest difference of a loss after a resume", resume["largest_difference"], "<= 1e-3"))
     if ON_GPU:
         ratio = band["milliseconds"]["banded auto"] / band["milliseconds"]["dense auto"]
