@@ -192,6 +192,8 @@ class MachineSettings:
     """Under torchrun: a copy on each device, shards over all, or shards within a node and copies between; auto by the model's size."""
     recompute: bool = False
     """Keep only each block's input and compute the rest again in the backward pass: less memory, about a third more work."""
+    loss_chunk: int | None = None
+    """How many tokens' logits are in fp32 at once, which saves memory where the vocabulary is large; none takes all of a micro-batch's."""
     compile: bool = False
     """Compile each block with torch.compile; the first step takes longer, the others less."""
     limit_seconds: float | None = None
@@ -206,6 +208,8 @@ class MachineSettings:
         for name in ("patience", "limit_seconds"):
             if (seconds := getattr(self, name)) is not None and seconds <= 0:
                 yield name, f"wanted more than 0 seconds, came {seconds}"
+        if self.loss_chunk is not None and self.loss_chunk < 1:
+            yield "loss_chunk", f"wanted at least 1 or none, came {self.loss_chunk}"
         if self.threads is not None and self.threads < 1:
             yield "threads", f"wanted at least 1 or none, came {self.threads}"
 
@@ -228,6 +232,11 @@ class Settings:
         """What is wrong between the parts, as (field, sentence)."""
         shape, plan = self.model, self.train
         first = "batch_tokens" if plan.batch_start_tokens is None else "batch_start_tokens"  # what divides it divides all that follow
+        if plan.z_loss and self.machine.loss_chunk is not None:
+            yield (
+                "machine.loss_chunk",
+                f"wanted none beside train.z_loss = {plan.z_loss:g}, which needs whole logits, came {self.machine.loss_chunk}",
+            )
         sizes = (getattr(plan, first), shape.context_length, plan.micro_batch or 1)
         if min(sizes) >= 1 and (problem := indivisible(*sizes)):
             yield f"train.{first}", problem

@@ -32,10 +32,11 @@ from daybreak.opening import across_for, holding, open_folder, own_device, resol
 from daybreak.running import Running
 from daybreak.settings import Settings
 from daybreak.stopping import DONE, STOPPED, Stopping, grace, how, mark, requeue, too_slow
+from daybreak.training.chunked import chunked_cross_entropy
 from daybreak.training.guard import TrainingFailed, Troubled
 from daybreak.training.late import Late
 from daybreak.training.loop import Step, train
-from daybreak.training.objectives import cross_entropy, with_z_loss
+from daybreak.training.objectives import Objective, cross_entropy, with_z_loss
 from daybreak.training.probes import Probe
 from daybreak.training.schedules import Schedule, warmup_cosine
 from daybreak.world import FailedElsewhere, briefly, is_lost, joined
@@ -104,6 +105,13 @@ def learning_rates(settings: Settings) -> Schedule:
     floor = plan.learning_rate * plan.final_learning_rate
     end = plan.decay_tokens or steps.before(steps.count(plan.train_tokens))
     return warmup_cosine(plan.learning_rate, floor, plan.warmup_tokens, end)
+
+
+def _objective(settings: Settings) -> Objective:
+    if settings.train.z_loss:
+        return with_z_loss(settings.train.z_loss)
+    chunk = settings.machine.loss_chunk
+    return cross_entropy if chunk is None else chunked_cross_entropy(chunk, compiled=settings.machine.compile)
 
 
 class Tasks(NamedTuple):
@@ -207,7 +215,7 @@ class _Story:
             precision=running.precision,
             guard=running.guard,
             across=running.across,
-            objective=with_z_loss(settings.train.z_loss) if settings.train.z_loss else cross_entropy,
+            objective=_objective(settings),
             probe=probe,
         )
         for step in steps:

@@ -194,6 +194,12 @@ def test_the_z_loss_is_part_of_what_is_learned(data_dir, straight, tmp_path):
     assert first == pytest.approx(plain + 0.01 * math.log(257) ** 2, rel=0.01)  # at the start the softmax is nearly even
 
 
+def test_the_loss_in_chunks_is_the_loss(data_dir, straight, tmp_path):
+    run(settings_for(data_dir, "machine.loss_chunk=7"), tmp_path / "run")
+    ours, plain = ([row["loss"] for row in told(out) if row["event"] == "step"] for out in (tmp_path / "run", straight))
+    assert ours == pytest.approx(plain, rel=1e-5)
+
+
 def test_a_task_that_is_not_there_is_told_before_anything_is_written(data_dir, tmp_path):
     with pytest.raises(ValueError, match=r"helaswag.*did you mean hellaswag"):
         run(settings_for(data_dir, "eval.tasks=helaswag"), tmp_path / "run")

@@ -148,7 +148,7 @@ def _run(task: Task, model: Model, whose: str = "") -> Result:
 
 
 def _harness(names: Sequence[str], model: Model, items: int | None, folder: Path | None) -> dict[str, Any]:
-    """The figures of tasks that the lm-evaluation-harness has, or that a folder has in its form, under the names that they were asked by."""
+    """The figures of tasks that the lm-evaluation-harness has, or a folder has in its form, under the names that they were asked by."""
     if not names:
         return {}
     from daybreak import machine

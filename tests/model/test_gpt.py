@@ -109,6 +109,7 @@ def test_a_band_as_wide_as_the_context_is_bitwise_dense(band):
     assert torch.equal(tiny(attention_pattern=("banded",), attention_band=band)(tokens), tiny()(tokens))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own way of tracing a Function
 @pytest.mark.parametrize("kernel", ["auto", "fused"])
 def test_it_compiles_into_one_graph_forward_and_backward(kernel):
     """Traced without generating code, which takes a minute; a break in the graph would raise. At this length auto takes blocks."""
