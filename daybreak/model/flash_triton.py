@@ -47,7 +47,7 @@ CANDIDATES: dict[tuple[str, int, bool], tuple[Tile, ...]] = {
 }
 """For each kernel, size of heads up to which it serves, and whether numbers take 16 bits: cuts worth a try, the first of which is taken.
 
-It is never chosen while running: two runs from one seed would round differently. `benchmarks/gpu.py` measures all."""
+It is never chosen while running: two runs from one seed would round differently. `benchmarks/flash.py` measures all."""
 
 
 LN2 = tl.constexpr(math.log(2.0))
