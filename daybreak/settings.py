@@ -187,8 +187,8 @@ class MachineSettings:
     threads: int | None = None
     """How many CPU threads to compute with; none leaves it to torch."""
     attention: Literal["auto", "fused", "plain", "daybreak"] = "auto"
-    """The attention kernel; auto takes the faster for the device. daybreak is our FlashAttention, in Triton on CUDA and slow elsewhere; with
-    dropout, which it lacks, fused."""
+    """The attention kernel; auto takes the faster for the device. daybreak is our FlashAttention, in Triton on CUDA and slow elsewhere;
+    with dropout, which it lacks, fused."""
     parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     """Under torchrun: a copy on each device, shards over all, or shards within a node and copies between; auto by the model's size."""
     recompute: bool = False
