@@ -72,17 +72,12 @@ class Disk:
     def fill(self, way: str, run: Path, save_bytes: int) -> None:
         """Fills it, or sees to it that it fills."""
         self.ballast.mkdir()
-        if way in WAYS[:2]:
-            leave = self.draw.randrange(save_bytes // (1 if way == WAYS[0] else 2))
+        if way != WAYS[3]:
+            leave = self.draw.randrange({WAYS[0]: save_bytes, WAYS[1]: save_bytes // 2, WAYS[2]: 5}[way])
             self._stop.clear()
-            self._filler = threading.Thread(target=self._keep_full, args=(leave, None if way == WAYS[0] else run), daemon=True)
+            keep_full = self._keep_without_files if way == WAYS[2] else self._keep_without_bytes
+            self._filler = threading.Thread(target=keep_full, args=(leave, run if way == WAYS[1] else None), daemon=True)
             self._filler.start()
-        elif way == WAYS[2]:
-            with contextlib.suppress(OSError):
-                for number in range(DISK_FILES):
-                    (self.ballast / str(number)).touch()
-            for number in range(self.draw.randrange(5)):
-                (self.ballast / str(number)).unlink()
         else:
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.draw.randrange(20_000, save_bytes // 3), resource.RLIM_INFINITY))
 
@@ -95,7 +90,7 @@ class Disk:
             self._filler = None
         shutil.rmtree(self.ballast)
 
-    def _keep_full(self, leave: int, run: Path | None) -> None:
+    def _keep_without_bytes(self, leave: int, run: Path | None) -> None:
         """Takes what is free but for so much, also what a run frees by deleting; of a run that is given, from its next save on."""
         while not self._stop.is_set() and run is not None and not list((run / "checkpoints").glob(".step-*.tmp/*.safetensors")):
             time.sleep(0.0002)
@@ -110,8 +105,18 @@ class Disk:
                 taking //= 2
             time.sleep(0.0005)
 
+    def _keep_without_files(self, leave: int, _run: Path | None) -> None:
+        """The same for the number of files."""
+        number = 0
+        while not self._stop.is_set():
+            for _ in range(os.statvfs(self.folder).f_ffree - leave):
+                with contextlib.suppress(OSError):
+                    (self.ballast / f"file-{number}").touch()
+                    number += 1
+            time.sleep(0.0005)
 
-def fill_disks(folder: Path, data: Path, times: int, draw: random.Random, *, steps: int = 30) -> Full:
+
+def fill_disks(folder: Path, data: Path, times: int, draw: random.Random, *, steps: int = 20) -> Full:
     """So many full disks, each run starting on an empty one, filled after its first checkpoint at a step drawn at random."""
     folder.mkdir(parents=True)
     full, straight = Full(), folder / "straight"
