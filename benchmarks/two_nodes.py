@@ -130,7 +130,7 @@ def _wait(what: str, done: Callable[[], object], nodes: list[Node], most: float 
     while not done():
         if time.monotonic() - began > most:
             logs = "\n".join(f"--- {node.log}\n{node.log.read_text()[-3000:]}" for node in nodes)
-            raise SystemExit(f"waited {most:.0f} s for {what}\n{logs}")
+            raise TimeoutError(f"waited {most:.0f} s for {what}\n{logs}")
         time.sleep(0.05)
     return time.monotonic() - began
 
@@ -155,14 +155,19 @@ def trial(folder: Path, victim: int | None, processes: int, layout: str, namespa
                 nodes[victim].network("down")
             nodes[victim].kill()
             row["step_when_killed"] = _events(run)[-1]["step"]
-            row["seconds_to_notice"] = _wait("a lost process to be noticed", lambda: other.said("lost the others"), nodes)
+            began = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                _wait("a lost process to be noticed", lambda: other.said("lost the others"), nodes, 120)
+                row["seconds_to_notice"] = time.monotonic() - began
             row["said"] = other.said("lost the others").rpartition("error: ")[2]
             # Its agent gives up, if it does, once it misses what the other kept: at once, or where nothing answers after a minute.
-            with contextlib.suppress(SystemExit):
+            with contextlib.suppress(TimeoutError):
                 _wait("its agent to end", lambda: _ended([other]), nodes, 90 if unplug else 10)
+            row["other_agent"] = f"ended with {other.agent.returncode}" if _ended([other]) else "waits" if row["said"] else "hangs"
+            if row["other_agent"] == "hangs":
+                other.kill()
             if unplug:
                 nodes[victim].network("up")
-            row["other_agent"] = "waits" if other.agent.poll() is None else f"ended with {other.agent.returncode}"
             for node in nodes:
                 if node.agent.poll() is not None:
                     node.start()
@@ -173,6 +178,8 @@ def trial(folder: Path, victim: int | None, processes: int, layout: str, namespa
         for node in nodes:
             if node.agent.poll() is None:
                 node.kill()
+            if unplug:
+                node.network("up")
     row["statuses"] = [node.agent.returncode for node in nodes]
     row["finished"] = (run / "DONE").exists()
     row["model"] = (run / "model" / "model.safetensors").read_bytes() if row["finished"] else b""
