@@ -9,12 +9,14 @@ B batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -143,7 +145,7 @@ def write_model(
     """Writes a finished model's folder, whole or not at all, replacing one of the same name.
 
     `form`: hf is what `transformers` opens as it is; daybreak, in our own names, holds any model; None takes hf wherever it can say
-    all of the model. Raises hf.Unrepresentable, before anything is written, if it cannot be written as asked.
+    all of the model. Raises hf.Unrepresentable, before anything is written, if it cannot be written as asked; OSError for a full disk.
     """
     if reshapings and form == "hf":
         been = ", ".join(reshapings)
@@ -164,10 +166,16 @@ def write_model(
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-    files.write_json(temporary / "config.json", {**described, "daybreak": ours})
-    (temporary / WEIGHTS).chmod((temporary / "config.json").stat().st_mode)  # safetensors' own may be read by nobody else
-    tokenizer.save(temporary)
+    try:
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        files.write_json(temporary / "config.json", {**described, "daybreak": ours})
+        (temporary / WEIGHTS).chmod((temporary / "config.json").stat().st_mode)  # safetensors' own may be read by nobody else
+        tokenizer.save(temporary)
+    except (SafetensorError, OSError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise
+        raise OSError(errno.EIO, str(error), str(temporary / WEIGHTS)) from None  # so the library tells of a disk that is full
     shutil.rmtree(folder, ignore_errors=True)
     files.publish_folder(temporary, folder)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 import torch
@@ -276,3 +277,17 @@ def test_a_reshaped_model_keeps_its_name_and_is_not_written_as_what_it_is_not(tm
         with pytest.raises(hf.Unrepresentable, match="reshaped by shorter"):
             write_model(tmp_path / "no", opened.gpt, opened.tokenizer, opened.reshapings, **asked)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
+def test_a_disk_without_room_is_told_and_leaves_nothing_half_written(run_dir, tmp_path):
+    import resource
+
+    model, limits = load(run_dir, device="cpu"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*model\.safetensors"):
+            write_model(tmp_path / "model", model.gpt, model.tokenizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
