@@ -1,8 +1,8 @@
 """Disks that are full at the worst moment: the run fails by name, what was published verifies, and with space it ends as if never stopped.
 
 The disk is a file system of its own in memory, of some megabytes, where this process may make one; else a limit on the size of files.
-Four ways of being full, in turns: too little room before a save; room that another program takes while the save writes; no room for one
-more file; a limit on the size of a file.
+Ways of being full, in turns: too little room before a save; room that another program takes while the save writes; no room for one more
+file; no room for the finished model; a limit on the size of a file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from daybreak import checkpoint, story
 from daybreak.files import FileProblem
 
 DISK_BYTES, DISK_FILES = 60 << 20, 400
-WAYS = ("too little room before a save", "room taken while a save writes", "no room for one more file", "a limit on the size of files")
+BEFORE, WHILE, FILES, MODEL, LIMIT = WAYS = (
+    "too little room before a save",
+    "room taken while a save writes",
+    "no room for one more file",
+    "no room for the finished model",
+    "a limit on the size of files",
+)
 
 
 @dataclass
@@ -68,22 +74,23 @@ class Disk:
         self.ballast = folder / "ballast"
         self._filler: threading.Thread | None = None
         self._stop = threading.Event()
+        self._limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(self, way: str, run: Path, save_bytes: int) -> None:
         """Fills it, or sees to it that it fills."""
         self.ballast.mkdir()
-        if way != WAYS[3]:
-            leave = self.draw.randrange({WAYS[0]: save_bytes, WAYS[1]: save_bytes // 2, WAYS[2]: 5}[way])
+        if way != LIMIT:
+            leave = self.draw.randrange({BEFORE: save_bytes, WHILE: save_bytes // 2, FILES: 5, MODEL: save_bytes // 6}[way])
             self._stop.clear()
-            keep_full = self._keep_without_files if way == WAYS[2] else self._keep_without_bytes
-            self._filler = threading.Thread(target=keep_full, args=(leave, run if way == WAYS[1] else None), daemon=True)
+            keep_full = self._keep_without_files if way == FILES else self._keep_without_bytes
+            self._filler = threading.Thread(target=keep_full, args=(leave, run if way == WHILE else None), daemon=True)
             self._filler.start()
         else:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.draw.randrange(20_000, save_bytes // 3), resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.draw.randrange(20_000, save_bytes // 3), self._limits[1]))
 
     def free(self) -> None:
         """Makes room again."""
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)
         self._stop.set()
         if self._filler is not None:
             self._filler.join()
@@ -127,7 +134,7 @@ def fill_disks(folder: Path, data: Path, times: int, draw: random.Random, *, ste
     with small_disk(folder / "disk") as full.mounted:
         disk, run = Disk(folder / "disk", draw), folder / "disk" / "run"
         while full.times < times:
-            way = WAYS[full.times % len(WAYS)] if full.mounted else WAYS[-1]
+            way = WAYS[full.times % len(WAYS)] if full.mounted else LIMIT
             said, last, told_steps = _until_full(disk, way, run, told, save_bytes, steps)
             if said is None:
                 full.wrong.append(f"{way}: the run ended all the same")
@@ -154,7 +161,8 @@ def fill_disks(folder: Path, data: Path, times: int, draw: random.Random, *, ste
 
 def _until_full(disk: Disk, way: str, run: Path, told: object, save_bytes: int, steps: int) -> tuple[str | None, str, int]:
     """Trains until the disk is full; what the run says of it, its last checkpoint, and how many steps it had told."""
-    when, last, done, filled = disk.draw.randrange(2, steps // 2), "", 0, False
+    when = steps if way == MODEL else disk.draw.randrange(2, steps // 2)
+    last, done, filled = "", 0, False
     try:
         for event in story.events(told, run):  # type: ignore[arg-type]
             if event["event"] == "checkpoint":

@@ -6,7 +6,7 @@
 1. kill -9      100 times, at random moments of training (alone, and in two processes under torchrun) and of preparing data. Every run
                 goes on until it ends, with the weights, moments, losses and files of the one that nobody disturbed, bit for bit.
 2. damage       1,000 single bits flipped and 200 files cut, in checkpoints of one process and of two, and in data. All are named.
-3. full disks   20 times, in four ways. The run fails by name, its checkpoints verify, and with space it ends bit for bit the same.
+3. full disks   20 times, in five ways. The run fails by name, its checkpoints verify, and with space it ends bit for bit the same.
 4. pickles      in the place of every file that is read. None runs, all are rejected by name.
 
 The same seed draws the same moments; what a process is doing then depends on the machine. Linux only: processes are looked for in
@@ -58,7 +58,7 @@ class Size:
         return sum(self.alone) + self.fsdp + self.ddp + self.preparing
 
 
-QUICK = Size(alone=(2,), fsdp=0, ddp=0, preparing=2, steps=40, text_bytes=4_000_000, flips=(60, 60, 60), cuts=(20, 20, 20), disks=4)
+QUICK = Size(alone=(2,), fsdp=0, ddp=0, preparing=2, steps=40, text_bytes=4_000_000, flips=(60, 60, 60), cuts=(20, 20, 20), disks=5)
 
 
 def prove(folder: Path, size: Size, seed: int) -> tuple[list[Row], list[Row], list[str]]:
