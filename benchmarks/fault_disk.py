@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -161,14 +162,14 @@ def fill_disks(folder: Path, data: Path, times: int, draw: random.Random, *, ste
 
 def _until_full(disk: Disk, way: str, run: Path, told: object, save_bytes: int, steps: int) -> tuple[str | None, str, int]:
     """Trains until the disk is full; what the run says of it, its last checkpoint, and how many steps it had told."""
-    when = steps if way == MODEL else disk.draw.randrange(2, steps // 2)
-    last, done, filled = "", 0, False
+    when, last, done, filled = disk.draw.randrange(2, steps // 2), "", 0, False
     try:
         for event in story.events(told, run):  # type: ignore[arg-type]
             if event["event"] == "checkpoint":
                 last = Path(event["path"]).name
             done = max(done, event["step"]) if event["event"] == "step" else done
-            if last and done >= when and not filled:
+            due = event["event"] == "checkpoint" and event["step"] == steps if way == MODEL else last and done >= when
+            if due and not filled:
                 disk.fill(way, run, save_bytes)
                 filled = True
     except (FileProblem, story.RunFailed) as problem:
@@ -179,4 +180,4 @@ def _until_full(disk: Disk, way: str, run: Path, told: object, save_bytes: int, 
 def _without_figures(said: str, folder: Path) -> str:
     """The sentence without what differs from time to time."""
     plain = said.replace(str(folder / "disk"), "")
-    return "".join("N" if letter.isdigit() else letter for letter in plain).replace("NN", "N").replace("NN", "N").replace("NN", "N")
+    return re.sub(r"\d+(-[0-9a-f]{8})?", "N", plain)
