@@ -168,6 +168,13 @@ def main() -> None:
                 ">= 0.99",
             )
         )
+    if {"fp32", "bf16"} <= set(chosen.precision):
+        ours, peers = (
+            statistics.median(row[whose] for row in rows if row["precision"] == precision)
+            for whose, precision in (("daybreak_seconds", "bf16"), ("peer_seconds", "fp32"))
+        )
+        # build-nanogpt's hellaswag.py computes in fp32 on a CPU; `daybreak eval` in bf16 where the processor has instructions for it.
+        bars.append(bar(f"the same, each as it comes: ours in bf16, the {name} in fp32", ours / peers, "<= 0.3334"))
     record("hellaswag", bars, rows, packages=("numpy",))
 
 
