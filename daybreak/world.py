@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -100,17 +101,24 @@ class World:
         if self.size > 1:
             self.store.set(f"begun-{self.rank}", str(step))
 
-    def roll_call(self) -> str:
-        """Which step each process had begun when it last said so: `rank 0 at step 12, rank 1 at step 11`."""
-        told = []
-        for rank in range(self.size):
-            key = f"begun-{rank}"
-            try:
-                step = self.store.get(key).decode() if self.store.check([key]) else "its start"
-            except RuntimeError:  # the store's own process is gone
-                return "nobody can be asked where the others are"
-            told.append(f"rank {rank} at {step if step == 'its start' else 'step ' + step}")
-        return ", ".join(told)
+    def roll_call(self, patience: float = 5.0) -> str:
+        """Which step each process had begun when it last said so: `rank 0 at step 12, rank 1 at step 11`.
+
+        Where the machine that keeps the store is silently gone, asking it would never end: after `patience` seconds nobody waits for it.
+        """
+        told: list[str] = []
+
+        def ask() -> None:
+            with contextlib.suppress(RuntimeError):  # the store's own process is gone
+                for rank in range(self.size):
+                    key = f"begun-{rank}"
+                    step = self.store.get(key).decode() if self.store.check([key]) else "its start"
+                    told.append(f"rank {rank} at {step if step == 'its start' else 'step ' + step}")
+
+        asker = threading.Thread(target=ask, daemon=True)
+        asker.start()
+        asker.join(patience)
+        return ", ".join(told) if len(told) == self.size else "nobody can be asked where the others are"
 
 
 def is_lost(error: Exception) -> bool:

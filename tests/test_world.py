@@ -7,7 +7,7 @@ import time
 import pytest
 from worlds import in_worlds, single
 
-from daybreak.world import FailedElsewhere, briefly, is_lost
+from daybreak.world import FailedElsewhere, World, briefly, is_lost
 
 
 def exchange(world):
@@ -68,6 +68,16 @@ def roll(world):
 
 def test_each_can_say_how_far_the_others_came():
     assert set(in_worlds(3, roll)) == {"rank 0 at step 10, rank 1 at its start, rank 2 at step 12"}
+
+
+def test_a_store_that_never_answers_is_not_waited_for():
+    class Silent:
+        def check(self, keys):
+            time.sleep(30)
+
+    before = time.monotonic()
+    assert World(size=2, store=Silent()).roll_call(patience=0.1) == "nobody can be asked where the others are"
+    assert time.monotonic() - before < 5
 
 
 def late(world):
