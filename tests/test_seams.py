@@ -83,7 +83,7 @@ class LeavesEarly:
         self.model, self.confidence, self.deepest, self.depths = model, confidence, deepest, []
 
     def __call__(self, tokens, kv_cache):
-        x = self.model.embed(tokens, 0 if kv_cache is None else kv_cache.length)
+        x = self.model.embed(tokens, None if kv_cache is None else kv_cache.positions(tokens.shape[1]))
         for depth, block in enumerate(self.model.blocks[: self.deepest], start=1):
             x = block(x, depth - 1, kv_cache)
             logits = self.model.unembed(x)

@@ -51,7 +51,7 @@ def whole(predictor: Predictor) -> Reader:
 
 def _states(gpt: GPT) -> Callable[[Tensor, KVCache | None], Tensor]:
     def read(tokens: Tensor, kv_cache: KVCache | None) -> Tensor:
-        x = gpt.embed(tokens, 0 if kv_cache is None else kv_cache.length)
+        x = gpt.embed(tokens, None if kv_cache is None else kv_cache.positions(tokens.shape[1]))
         for layer, block in enumerate(gpt.blocks):
             x = block(x, layer, kv_cache)
         if kv_cache is not None:

@@ -106,9 +106,10 @@ class Attention(nn.Module):
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
         queries, keys, values = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        if kv_cache is not None:
-            keys, values = kv_cache.extend(layer, keys, values, self.band)  # (B, H, S, D)
-        gathered = self.kernel(queries, keys, values, self.dropout if self.training else 0.0, self.band)
+        if kv_cache is None:
+            gathered = self.kernel(queries, keys, values, self.dropout if self.training else 0.0, self.band)
+        else:
+            gathered = kv_cache.attend(layer, queries, keys, values, self.kernel, self.band)
         out: Tensor = self.out(gathered.transpose(1, 2).reshape(B, T, C))
         return out
 

@@ -69,19 +69,19 @@ class GPT(nn.Module):
         With a cache, `tokens` continue what is in it and are added to it. `unembed` takes the place of the last step. Raises ValueError
         beyond the context length.
         """
-        x = self.embed(tokens, 0 if kv_cache is None else kv_cache.length)
+        x = self.embed(tokens, None if kv_cache is None else kv_cache.positions(tokens.shape[1]))
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, kv_cache)
         if kv_cache is not None:
             kv_cache.advance(tokens.shape[1])
         return (unembed or self.unembed)(x)
 
-    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
-        """(B, T) token ids, the first at position `start` -> (B, T, C)."""
-        end = start + tokens.shape[1]
-        if end > self.config.context_length:
-            raise ValueError(f"tokens: wanted at most context_length = {self.config.context_length} positions, came {end}")
-        positions = torch.arange(start, end, device=tokens.device)
+    def embed(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(B, T) token ids at `positions`, (T,) or (B, T), the first T by default -> (B, T, C)."""
+        if positions is None:
+            if tokens.shape[1] > self.config.context_length:
+                raise ValueError(f"tokens: wanted at most context_length = {self.config.context_length} positions, came {tokens.shape[1]}")
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
         x: Tensor = self.drop(self.token_embedding(tokens) + self.position_embedding(positions))
         return x
 

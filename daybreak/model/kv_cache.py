@@ -6,11 +6,15 @@ L layers, B batch, H heads, S capacity, T new tokens, D head size.
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from daybreak.model.config import GPTConfig
+
+if TYPE_CHECKING:
+    from daybreak.model.attention import Kernel
 
 
 class KVCache:
@@ -29,10 +33,23 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.capacity = capacity or config.context_length
+        self.context_length = config.context_length
         self.length = 0
         shape = (config.n_layer, batch, config.n_head, self.capacity, config.head_size)
         self._keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, S, D)
         self._values = torch.zeros(shape, device=device, dtype=dtype)
+
+    def positions(self, count: int) -> Tensor:
+        """(count,) the positions of the next `count` tokens. Raises ValueError beyond the context length."""
+        end = self.length + count
+        if end > self.context_length:
+            raise ValueError(f"tokens: wanted at most context_length = {self.context_length} positions, came {end}")
+        return torch.arange(self.length, end, device=self._keys.device)
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, kernel: Kernel, band: int | None = None) -> Tensor:
+        """Stores a layer's new keys and values (B, H, T, D) and gathers for its queries from all so far: (B, H, T, D)."""
+        keys, values = self.extend(layer, keys, values, band)  # (B, H, S, D)
+        return kernel(queries, keys, values, 0.0, band)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor, band: int | None = None) -> tuple[Tensor, Tensor]:
         """Stores a layer's new keys and values (B, H, T, D) and returns all of them so far (B, H, length + T, D).
