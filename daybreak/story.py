@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from daybreak import checkpoint, machine, metrics
+from daybreak import checkpoint, machine, metrics, stepping
 from daybreak.corpus import Data
 from daybreak.data.batches import validation_windows
-from daybreak.data.steps import Steps
 from daybreak.evaluating import run_tasks, score_validation
 from daybreak.evaluation.score import Score, compressed_bits_per_byte
 from daybreak.evaluation.suite import Task, open_tasks
@@ -32,13 +31,10 @@ from daybreak.opening import across_for, holding, open_folder, own_device, resol
 from daybreak.running import Running
 from daybreak.settings import Settings
 from daybreak.stopping import DONE, STOPPED, Stopping, grace, how, mark, requeue, too_slow
-from daybreak.training.chunked import chunked_cross_entropy
 from daybreak.training.guard import TrainingFailed, Troubled
 from daybreak.training.late import Late
-from daybreak.training.loop import Step, train
-from daybreak.training.objectives import Objective, cross_entropy, with_z_loss
+from daybreak.training.loop import Step
 from daybreak.training.probes import Probe
-from daybreak.training.schedules import Schedule, warmup_cosine
 from daybreak.world import FailedElsewhere, briefly, is_lost, joined
 
 Event = dict[str, Any]
@@ -96,22 +92,6 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
                 f"{world.who}lost the others at step {0 if story is None else story.running.done}; {world.roll_call()}. The same command "
                 f"goes on from the newest checkpoint ({briefly(error)})"
             ) from None
-
-
-def learning_rates(settings: Settings) -> Schedule:
-    """The learning rate of each step: a function of the tokens trained on, laid out for all of `train_tokens`, wherever the run stops."""
-    plan = settings.train
-    steps = Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens)
-    floor = plan.learning_rate * plan.final_learning_rate
-    end = plan.decay_tokens or steps.before(steps.count(plan.train_tokens))
-    return warmup_cosine(plan.learning_rate, floor, plan.warmup_tokens, end)
-
-
-def _objective(settings: Settings) -> Objective:
-    if settings.train.z_loss:
-        return with_z_loss(settings.train.z_loss)
-    chunk = settings.machine.loss_chunk
-    return cross_entropy if chunk is None else chunked_cross_entropy(chunk, compiled=settings.machine.compile)
 
 
 class Tasks(NamedTuple):
@@ -204,21 +184,7 @@ class _Story:
         prompts = settings.sample.prompts or ("",)
         late: Late[Step] = Late(running.device)
         probe = Probe(running.gpt)
-        steps = train(
-            running.gpt,
-            running.optimizer,
-            running.ahead,
-            learning_rates(settings),
-            steps=self.steps,
-            start=running.done,
-            max_norm=settings.train.grad_clip,
-            precision=running.precision,
-            guard=running.guard,
-            across=running.across,
-            objective=_objective(settings),
-            probe=probe,
-        )
-        for step in steps:
+        for step in stepping.steps(running, self.steps, probe):
             running.done = step.number + 1
             self.world.note(running.done)
             yield from map(self._told, late.put(step, step.verdict.figures))

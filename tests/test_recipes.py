@@ -11,7 +11,8 @@ from daybreak.config import ConfigError
 from daybreak.data.steps import Steps
 from daybreak.opening import is_finished
 from daybreak.recipes import ALIASES, RECIPES, recipe_settings
-from daybreak.story import learning_rates, run
+from daybreak.stepping import learning_rates
+from daybreak.story import run
 
 GPT2 = ("gpt2.124m", "gpt2.355m", "gpt2.774m", "gpt2.1558m")
 GPT3 = ("gpt3.125m", "gpt3.350m", "gpt3.760m", "gpt3.1.3b", "gpt3.2.7b", "gpt3.6.7b", "gpt3.13b", "gpt3.175b")

@@ -1,0 +1,52 @@
+"""The steps of a run: the loop with the learning rates, the loss and the number format that its settings name.
+
+`story.py` tells them with all that comes between; `trial.py` times them on made-up text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from daybreak.data.steps import Steps
+from daybreak.running import Running
+from daybreak.settings import Settings
+from daybreak.training.chunked import chunked_cross_entropy
+from daybreak.training.loop import Probe, Step, train
+from daybreak.training.objectives import Objective, cross_entropy, with_z_loss
+from daybreak.training.schedules import Schedule, warmup_cosine
+
+
+def steps(running: Running, count: int, probe: Probe | None = None) -> Iterator[Step]:
+    """Takes the steps that are left of `count`, and yields each once it is taken."""
+    settings = running.settings
+    return train(
+        running.gpt,
+        running.optimizer,
+        running.ahead,
+        learning_rates(settings),
+        steps=count,
+        start=running.done,
+        max_norm=settings.train.grad_clip,
+        precision=running.precision,
+        guard=running.guard,
+        across=running.across,
+        objective=objective(settings),
+        probe=probe,
+    )
+
+
+def learning_rates(settings: Settings) -> Schedule:
+    """The learning rate of each step: a function of the tokens trained on, laid out for all of `train_tokens`, wherever the run stops."""
+    plan = settings.train
+    steps = Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens)
+    floor = plan.learning_rate * plan.final_learning_rate
+    end = plan.decay_tokens or steps.before(steps.count(plan.train_tokens))
+    return warmup_cosine(plan.learning_rate, floor, plan.warmup_tokens, end)
+
+
+def objective(settings: Settings) -> Objective:
+    """What the model is trained for."""
+    if settings.train.z_loss:
+        return with_z_loss(settings.train.z_loss)
+    chunk = settings.machine.loss_chunk
+    return cross_entropy if chunk is None else chunked_cross_entropy(chunk, compiled=settings.machine.compile)
