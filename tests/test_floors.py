@@ -14,11 +14,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "daybreak"
 
 FLOORS = {
-    0: "config machine world devices files metrics",
+    0: "ceiling compiling config machine world devices files metrics",
     1: "data model",
     2: "training inference checkpoint settings",
     3: "evaluation report compression interpretability retrieval versioning labs",
-    4: "recipes story stepping evaluating running opening corpus planning dry_run stopping loading pretrained gguf_export",
+    4: "recipes story stepping learning trial ladder ladder_plot evaluating running opening corpus planning dry_run stopping loading pretrained gguf_export",
     5: "cli serve",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -423,7 +423,7 @@ CASES = [
         "import of another model", ["import", "run/model", "--out", "new"], [["model_type gpt2, came 'llama'"]], foreign(model_type="llama")
     ),
     Wrong(
-        "export in another form", ["export", "run", "--format", "gguf", "--out", "new"], [["--format: wanted hf or daybreak, came 'gguf'"]]
+        "export in another form", ["export", "run", "--format", "onnx", "--out", "new"], [["--format: wanted hf, gguf or daybreak, came 'onnx'"]]
     ),
     Wrong("export over a file", ["export", "run", "--out", "text.jsonl"], [["text.jsonl: wanted a new or empty folder"]]),
     Wrong(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from daybreak.loading import Model
 
 _SOURCE = "A folder with a GPT-2 in Hugging Face's form, tokenizer included; or gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2."
+_FORM = "hf: what transformers and most other programs open; gguf: one file for llama.cpp; daybreak: our own names, for any model."
 
 
 def import_model(
@@ -38,24 +39,26 @@ def import_model(
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, finished or not.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    form: Annotated[
-        str, typer.Option("--format", help="hf: what transformers and most other programs open; daybreak: our own names, for any model.")
-    ] = "hf",
-    dtype: Annotated[str, typer.Option(help="The number format of the weights: fp32, bf16, fp16.")] = "fp32",
+    form: Annotated[str, typer.Option("--format", help=_FORM)] = "hf",
+    dtype: Annotated[str, typer.Option(help="The number format of the weights: fp32, bf16, fp16; for gguf q8_0 too.")] = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Write a model in a form that other programs read."""
-    from daybreak import config, loading
+    from daybreak import config, gguf_export, loading
     from daybreak.model import hf
 
     _must_be_new(out)
     wrong = []
-    if form not in ("hf", "daybreak"):
-        wrong.append(f"--format: wanted hf or daybreak, came '{form}'{config.closest(form, ('hf', 'daybreak'))}")
-    if dtype not in hf.DTYPES:
-        wrong.append(f"--dtype: wanted {', '.join(hf.DTYPES)}, came '{dtype}'{config.closest(dtype, hf.DTYPES)}")
+    if form not in ("hf", "gguf", "daybreak"):
+        wrong.append(f"--format: wanted hf, gguf or daybreak, came '{form}'{config.closest(form, ('hf', 'gguf', 'daybreak'))}")
+    dtypes = gguf_export.FORMATS if form == "gguf" else hf.DTYPES
+    if dtype not in dtypes:
+        wrong.append(f"--dtype: wanted {', '.join(dtypes)}, came '{dtype}'{config.closest(dtype, dtypes)}")
     if wrong:
         raise config.ConfigError(wrong)
+    if form == "gguf":
+        _write_gguf(loading.load(source, device="cpu"), out, source.resolve().name, dtype, as_json)
+        return
     _write(loading.load(source, device="cpu"), out, out, "daybreak" if form == "daybreak" else "hf", dtype, as_json)
 
 
@@ -69,12 +72,28 @@ def _must_be_new(out: Path) -> None:
 def _write(model: Model, out: Path, folder: Path, form: Literal["hf", "daybreak"] | None, dtype: str, as_json: bool) -> None:
     """Writes a model to `folder`, which is `out` or in it."""
     from daybreak import files, loading
-    from daybreak.model.flops import parameter_count
     from daybreak.model.hf import DTYPES
 
     try:
         loading.write_model(folder, model.gpt, model.tokenizer, model.reshapings, form=form, dtype=DTYPES[dtype])
     except OSError as error:
         raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
+    _tell(folder, model, as_json)
+
+
+def _write_gguf(model: Model, out: Path, name: str, dtype: str, as_json: bool) -> None:
+    """Writes a model as a file of the run's name in `out`."""
+    from daybreak import files, gguf_export
+
+    try:
+        path = gguf_export.write(out, model, dtype, name)
+    except OSError as error:
+        raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
+    _tell(path, model, as_json)
+
+
+def _tell(written: Path, model: Model, as_json: bool) -> None:
+    from daybreak.model.flops import parameter_count
+
     parameters = parameter_count(model.config)
-    speak.result({"model": str(folder), "parameters": parameters}, as_json, f"{folder}: a GPT of {parameters:,} parameters")
+    speak.result({"model": str(written), "parameters": parameters}, as_json, f"{written}: a GPT of {parameters:,} parameters")

@@ -114,8 +114,12 @@ class Tokenizer:
         files.write_json(folder / "special_tokens_map.json", special)
         files.write_bytes(folder / "tokenizer.json", self._json())
 
+    def document(self) -> dict[str, Any]:
+        """The content of tokenizer.json."""
+        return self._encoder.document()
+
     def _json(self) -> bytes:
-        return (json.dumps(self._encoder.document(), ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8")
+        return (json.dumps(self.document(), ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8")
 
     def _unknown_id(self, token: int) -> TokenizerProblem:
         return TokenizerProblem(
