@@ -1,4 +1,6 @@
-"""From logits to a token: small pure functions, applied in the field's order (temperature, top-k, top-p, draw).
+"""From logits to a token: small pure functions, applied in the field's order.
+
+Penalties for repetition, presence and frequency, logit bias, temperature, top-k, top-p, min-p, typical, draw.
 
 B sequences, V vocabulary.
 """
@@ -6,7 +8,7 @@ B sequences, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +29,18 @@ class Sampling:
     """Keep only the k likeliest tokens."""
     top_p: float | None = None
     """Keep only the likeliest tokens that together have this probability (nucleus sampling, Holtzman et al., 2020)."""
+    min_p: float | None = None
+    """Keep only tokens at least this share as likely as the likeliest (Nguyen et al., 2024)."""
+    typical_p: float | None = None
+    """Keep only the tokens whose surprise is nearest the expected one and that together have this probability (Meister et al., 2022)."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes every token that the prompt or the text has less likely (Keskar et al., "CTRL", 2019)."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token that the text has; the prompt does not count."""
+    frequency_penalty: float = 0.0
+    """Subtracted as many times as the text has the token."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of tokens: (token, bias); minus 100 forbids one."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with these values, as (field, sentence)."""
@@ -36,6 +50,53 @@ class Sampling:
             yield "top_k", f"wanted at least 1 or none, came {self.top_k}"
         if self.top_p is not None and not 0 < self.top_p <= 1:
             yield "top_p", f"wanted more than 0 and at most 1, or none, came {self.top_p}"
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            yield "min_p", f"wanted 0 to 1, or none, came {self.min_p}"
+        if self.typical_p is not None and not 0 < self.typical_p <= 1:
+            yield "typical_p", f"wanted more than 0 and at most 1, or none, came {self.typical_p}"
+        if not 0 < self.repetition_penalty < math.inf:
+            yield "repetition_penalty", f"wanted more than 0, came {self.repetition_penalty}"
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not math.isfinite(value := getattr(self, name)):
+                yield name, f"wanted a number, came {value}"
+        for token, bias in self.logit_bias:
+            if token < 0 or not math.isfinite(bias):
+                yield "logit_bias", f"wanted a token's id and a number, came {token} and {bias}"
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it always takes the likeliest token: fp32 would divide by zero below."""
+        return self.temperature < 1e-30
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether it depends on the tokens so far."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+
+def penalize(logits: Tensor, sampling: Sampling, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> Tensor:
+    """(B, V) -> (B, V), less likely where a token is in the row's prompt or in its text so far."""
+    if not sampling.looks_back:
+        return logits
+    logits = logits.clone()
+    for row, prompt, text in zip(logits, prompts, texts, strict=True):
+        if sampling.repetition_penalty != 1 and (prompt or text):
+            seen = torch.tensor(sorted({*prompt, *text}), device=logits.device)
+            row[seen] = torch.where(row[seen] > 0, row[seen] / sampling.repetition_penalty, row[seen] * sampling.repetition_penalty)
+        if text:
+            written, times = torch.tensor(text, device=logits.device).unique(return_counts=True)
+            row[written] -= sampling.presence_penalty + sampling.frequency_penalty * times
+    return logits
+
+
+def add_bias(logits: Tensor, bias: Sequence[tuple[int, float]]) -> Tensor:
+    """(B, V) -> (B, V) with numbers added to some tokens' logits; tokens outside the vocabulary are passed over."""
+    within = [(token, number) for token, number in bias if token < logits.shape[-1]]
+    if not within:
+        return logits
+    tokens, numbers = zip(*within, strict=True)
+    added = torch.tensor(numbers, dtype=logits.dtype, device=logits.device).expand(logits.shape[0], -1)
+    return logits.index_add(-1, torch.tensor(tokens, device=logits.device), added)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -46,24 +107,87 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """(B, V) -> (B, V): keeps the smallest set of likeliest tokens whose probability reaches p; at least one stays."""
-    ordered, order = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    return logits.masked_fill((before >= p).scatter(-1, order, before >= p), -math.inf)
+    return _keep_first(logits, -logits, p)
 
 
-def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
-    """(B, V) logits -> (B,) token ids. Raises PredictionFailed where the logits are no numbers."""
-    logits = logits.float()
-    highest, likeliest = logits.max(dim=-1, keepdim=True)
-    if not highest.isfinite().all():
-        raise PredictionFailed("the model predicts NaN or infinity: its weights have diverged; train it with a lower train.learning_rate")
-    if sampling.temperature < 1e-30:  # fp32 would divide by zero soon
-        return likeliest.squeeze(-1)
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """(B, V) -> (B, V): keeps the tokens at least p times as likely as the likeliest."""
+    if p == 0:
+        return logits
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(p), -math.inf)
+
+
+def keep_typical(logits: Tensor, p: float) -> Tensor:
+    """(B, V) -> (B, V): keeps the tokens whose -log p(x) is nearest the entropy and whose probability together reaches p."""
+    logprobs = logits.log_softmax(dim=-1)
+    entropy = -(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=-1, keepdim=True)
+    return _keep_first(logits, (-logprobs - entropy).abs(), p)
+
+
+def _keep_first(logits: Tensor, order: Tensor, p: float) -> Tensor:
+    """Keeps, in ascending `order` (B, V), the first tokens whose probability reaches p.
+
+    Sorting a whole vocabulary takes longer than a small model's forward pass, so a few are sorted first: mostly they suffice.
+    """
+    probabilities = logits.softmax(dim=-1)
+    for k in (min(128, logits.shape[-1]), logits.shape[-1]):
+        first = order.topk(k, dim=-1, largest=False).indices
+        held = probabilities.gather(-1, first)
+        before = held.cumsum(dim=-1) - held
+        if k == logits.shape[-1] or bool((before[..., -1] >= p).all()):
+            break
+    kept = torch.full_like(logits, -math.inf)
+    return kept.scatter(-1, first, logits.gather(-1, first).masked_fill(before >= p, -math.inf))
+
+
+def truncate(logits: Tensor, sampling: Sampling) -> Tensor:
+    """(B, V) -> (B, V) after temperature, top-k, top-p, min-p and typical: their softmax is what a token is drawn from.
+
+    Raises PredictionFailed where the logits are no numbers. Not for a greedy `sampling`.
+    """
     # Subtracting the maximum first keeps tiny temperatures from overflowing to infinity.
-    logits = (logits - highest) / sampling.temperature
+    logits = (logits - _highest(logits)[0]) / sampling.temperature
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p is not None and sampling.top_p < 1:
         logits = keep_top_p(logits, sampling.top_p)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+    if sampling.min_p is not None:
+        logits = keep_min_p(logits, sampling.min_p)
+    if sampling.typical_p is not None and sampling.typical_p < 1:
+        logits = keep_typical(logits, sampling.typical_p)
+    return logits
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """(B, V) -> (B,) the likeliest token of each row. Raises PredictionFailed where the logits are no numbers."""
+    return _highest(logits)[1].squeeze(-1)
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """(B, V) penalized logits -> (B, V) what the next token is drawn from; all on the likeliest where the sampling is greedy."""
+    if sampling.greedy:
+        return torch.zeros_like(logits).scatter(-1, likeliest(logits)[:, None], 1.0)
+    return truncate(logits, sampling).softmax(dim=-1)
+
+
+def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """(B, V) probabilities and (B,) numbers in [0, 1) -> (B,) tokens, by the inverse of the cumulative distribution."""
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    target = torch.minimum(uniforms.to(total)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
+    """(B, V) logits -> (B,) token ids, with no look back. Raises PredictionFailed where the logits are no numbers."""
+    logits = add_bias(logits.float(), sampling.logit_bias)
+    if sampling.greedy:
+        return likeliest(logits)
+    return torch.multinomial(truncate(logits, sampling).softmax(dim=-1), 1, generator=generator).squeeze(-1)
+
+
+def _highest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    highest, where = logits.max(dim=-1, keepdim=True)
+    if not highest.isfinite().all():
+        raise PredictionFailed("the model predicts NaN or infinity: its weights have diverged; train it with a lower train.learning_rate")
+    return highest, where

@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daybreak import config
-from daybreak.inference.sampling import PredictionFailed, Sampling, choose, keep_top_k, keep_top_p
+from daybreak.inference.randomness import uniform, uniforms
+from daybreak.inference.sampling import (
+    PredictionFailed,
+    Sampling,
+    add_bias,
+    choose,
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+    penalize,
+    probabilities,
+    truncate,
+)
 
 ROWS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12)
 
@@ -113,9 +127,128 @@ def test_a_broken_model_is_named(broken, temperature):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1.0}, {"temperature": math.inf}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}]
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"temperature": math.inf},
+        {"temperature": math.nan},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": -0.1},
+        {"min_p": math.nan},
+        {"typical_p": 0.0},
+        {"repetition_penalty": 0.0},
+        {"presence_penalty": math.nan},
+        {"frequency_penalty": math.inf},
+        {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": ((1, math.nan),)},
+    ],
 )
 def test_impossible_settings_are_named(wrong):
     [problem] = config.check(Sampling(**wrong))
     assert problem.startswith(next(iter(wrong)))
     assert not config.check(Sampling())
+
+
+# --- penalties, bias, min-p, typical ---------------------------------------------------------------------------------------------
+
+
+def test_penalties_by_hand():
+    logits = torch.tensor([[2.0, -2.0, 1.0, 0.5]])
+    both = Sampling(repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.125)
+    # 0 is in the prompt alone, 1 twice in the text, 2 once
+    result = penalize(logits, both, [[0]], [[1, 1, 2]])
+    assert result[0].tolist() == [1.0, -4.0 - 0.25 - 0.25, 0.5 - 0.25 - 0.125, 0.5]
+    assert logits[0].tolist() == [2.0, -2.0, 1.0, 0.5]  # as it was
+    assert penalize(logits, Sampling(), [[0]], [[1]]) is logits
+    assert torch.equal(penalize(logits, both, [[]], [[]]), logits)
+
+
+@given(row=ROWS, prompt=st.lists(st.integers(0, 11), max_size=6), text=st.lists(st.integers(0, 11), max_size=8))
+def test_only_tokens_that_were_seen_are_penalized(row, prompt, text):
+    logits = torch.tensor([row])
+    prompt, text = [t for t in prompt if t < len(row)], [t for t in text if t < len(row)]
+    result = penalize(logits, Sampling(repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.25), [prompt], [text])
+    for token, value in enumerate(row):
+        if token not in {*prompt, *text}:
+            assert result[0, token] == logits[0, token]
+        else:
+            repeated = value / 1.3 if value > 0 else value * 1.3
+            expected = repeated - (0.5 if token in text else 0) - 0.25 * text.count(token)
+            assert float(result[0, token]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_bias_is_added_and_may_forbid():
+    logits = torch.zeros(2, 3)
+    assert add_bias(logits, [(1, 2.5), (0, -100.0), (7, 1.0)]).tolist() == [[-100.0, 2.5, 0.0]] * 2
+    assert choose(logits, Sampling(0, logit_bias=((2, 1.0),))).tolist() == [2, 2]
+
+
+@given(row=ROWS, p=st.floats(0, 1))
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(row, p):
+    logits = torch.tensor([row])
+    shares = (logits.double() - logits.double().max()).exp()[0]
+    result = kept(keep_min_p(logits, p))
+    assert int(logits.argmax()) in result
+    assert {i for i, share in enumerate(shares) if share > p * (1 + 1e-5) + 1e-12} <= result
+    assert result <= {i for i, share in enumerate(shares) if share >= p * (1 - 1e-5) - 1e-12}
+
+
+def test_typical_of_known_probabilities():
+    """The entropy is 1.33 nats; the surprise of 0.21 is 1.56, of 0.2 1.61, of 0.19 1.66, and of the likeliest 0.92: it comes last."""
+    logits = torch.tensor([[0.4, 0.21, 0.2, 0.19]]).log()
+    assert [kept(keep_typical(logits, p)) for p in (0.1, 0.3, 0.5, 0.7)] == [{1}, {1, 2}, {1, 2, 3}, {0, 1, 2, 3}]
+    assert kept(keep_typical(torch.tensor([[1.0, -math.inf, 1.0]]), 0.6)) == {0, 2}  # a forbidden token changes nothing
+
+
+@given(seed=st.integers(0, 99), p=st.floats(0.01, 0.999), scale=st.sampled_from([0.01, 1.0, 8.0]))
+def test_sorting_a_few_first_keeps_the_same(seed, p, scale):
+    """Against the plain way over the whole vocabulary, where a few reach p and where they do not."""
+    logits = torch.randn(2, 700, generator=torch.Generator().manual_seed(seed)) * scale
+    ordered, order = logits.sort(dim=-1, descending=True)
+    likely = ordered.softmax(-1)
+    outside = (likely.cumsum(-1) - likely >= p).scatter(-1, order, likely.cumsum(-1) - likely >= p)
+    differ = (torch.isfinite(keep_top_p(logits, p)) != ~outside).sum(-1)
+    assert differ.max() <= 1  # the last may fall either way by rounding
+
+
+def test_the_order_is_the_field_s():
+    """Temperature comes before min-p: 0.2 is half as likely as 0.4, and a quarter at temperature 0.5."""
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    assert kept(truncate(logits, Sampling(0.5, min_p=0.45))) == {0, 1}
+    assert kept(truncate(logits, Sampling(1.0, min_p=0.45))) == {0, 1, 2}
+    assert probabilities(logits, Sampling(0)).tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+# --- drawing by counter -----------------------------------------------------------------------------------------------------------
+
+
+def test_drawing_inverts_the_distribution():
+    given_ = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]).expand(6, 5)
+    numbers = torch.tensor([0.0, 0.2499999, 0.25, 0.5, 0.999, 1 - 2**-53], dtype=torch.float64)
+    assert draw(given_, numbers).tolist() == [1, 1, 3, 3, 3, 3]
+
+
+def test_numbers_depend_on_seed_position_and_stream_alone():
+    together = uniforms([1, 2, 1], [5, 5, 6])
+    assert together.tolist() == [uniform(1, 5), uniform(2, 5), uniform(1, 6)]
+    assert len({*together.tolist(), uniform(1, 5, "accept"), uniform(1, 5, "instead")}) == 5
+    assert uniform(2**63 - 1, 10**6) == uniform(2**63 - 1, 10**6)
+
+
+@pytest.mark.parametrize("rows", [[(7, t) for t in range(4000)], [(s, 3) for s in range(4000)]])
+def test_numbers_are_uniform_along_positions_and_along_seeds(rows):
+    """By Kolmogorov and Smirnov, at one in a million; and neighbours have nothing to do with each other."""
+    numbers = uniforms(*zip(*rows, strict=True))
+    ordered = numbers.sort().values
+    n = len(rows)
+    assert float((ordered - (torch.arange(n) + 0.5) / n).abs().max()) < 2.7 / math.sqrt(n)
+    assert abs(float(torch.corrcoef(torch.stack([numbers[:-1], numbers[1:]]))[0, 1])) < 5 / math.sqrt(n)
+
+
+def test_tokens_drawn_by_counter_come_as_often_as_they_should():
+    expected = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    drawn = draw(expected.expand(4000, 4), uniforms([3] * 4000, range(4000)))
+    squared = ((torch.bincount(drawn, minlength=4) - 4000 * expected) ** 2 / (4000 * expected)).sum()
+    assert float(squared) < 30.7  # chi-square with 3 degrees of freedom at one in a million
