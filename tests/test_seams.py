@@ -57,10 +57,10 @@ def same(one, other):
 
 def logits_after_every_block(model, tokens):
     """The logit lens (nostalgebraist, 2020): (layers + 1) of (B, T, V)."""
-    x = model.embed(tokens)
+    x, shared = model.embed(tokens)
     seen = [model.unembed(x)]
     for block in model.blocks:
-        x = block(x)
+        x = block(x, shared)
         seen.append(model.unembed(x))
     return seen
 
@@ -83,9 +83,9 @@ class LeavesEarly:
         self.model, self.confidence, self.deepest, self.depths = model, confidence, deepest, []
 
     def __call__(self, tokens, kv_cache):
-        x = self.model.embed(tokens, None if kv_cache is None else kv_cache.positions(tokens.shape[1]))
+        x, shared = self.model.embed(tokens, kv_cache)
         for depth, block in enumerate(self.model.blocks[: self.deepest], start=1):
-            x = block(x, depth - 1, kv_cache)
+            x = block(x, shared)
             logits = self.model.unembed(x)
             if kv_cache is None and logits[:, -1].softmax(-1).amax() >= self.confidence:
                 break

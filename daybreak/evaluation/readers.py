@@ -51,9 +51,9 @@ def whole(predictor: Predictor) -> Reader:
 
 def _states(gpt: GPT) -> Callable[[Tensor, KVCache | None], Tensor]:
     def read(tokens: Tensor, kv_cache: KVCache | None) -> Tensor:
-        x = gpt.embed(tokens, None if kv_cache is None else kv_cache.positions(tokens.shape[1]))
-        for layer, block in enumerate(gpt.blocks):
-            x = block(x, layer, kv_cache)
+        x, shared = gpt.embed(tokens, kv_cache)
+        for block in gpt.blocks:
+            x = block(x, shared)
         if kv_cache is not None:
             kv_cache.advance(tokens.shape[1])
         return x

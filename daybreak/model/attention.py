@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from daybreak.model import flash, flex, triangle
 from daybreak.model.config import GPTConfig
-from daybreak.model.kv_cache import KVCache
+from daybreak.model.norms import rms_norm
+from daybreak.model.rotary import turned
+from daybreak.model.shared import Shared
+from daybreak.model.shortcuts import value_residual
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, int | None], Tensor]
 """(queries (B, H, T, D), keys and values (B, H, S, D), dropout, band) -> (B, H, T, D), causal, the last query at position S - 1.
@@ -90,28 +93,80 @@ def daybreak(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band
 KERNELS: dict[str, Kernel] = {"auto": automatic, "fused": fused, "plain": plain, "daybreak": daybreak}
 
 
+def grouped(kernel: Kernel) -> Kernel:
+    """A kernel for fewer heads of keys and values than of queries, each shared by a group of these (Ainslie et al. 2023, "GQA")."""
+    return partial(_grouped, kernel)
+
+
+def _grouped(kernel: Kernel, queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band: int | None = None) -> Tensor:
+    (B, H, T, D), (K, S) = queries.shape, keys.shape[1:3]
+    if T == 1 and _within(S, band) and not dropout:  # a group's queries stand side by side, and the many keys need not be copied for each
+        return _gather(queries.view(B, K, H // K, D), keys, values, 0.0, None).view(B, H, T, D)
+    keys, values = (each.repeat_interleave(H // K, dim=1) for each in (keys, values))
+    return kernel(queries, keys, values, dropout, band)
+
+
+def _as_it_is(kernel: Kernel) -> Kernel:
+    return kernel
+
+
 class Attention(nn.Module):
-    """Multi-head attention with one fused projection for queries, keys and values (GPT-2 `attn`)."""
+    """Multi-head attention with one fused projection for queries, keys and values (GPT-2 `attn`).
 
-    def __init__(self, config: GPTConfig, kernel: Kernel = automatic, band: int | None = None) -> None:
+    K heads of keys and values, as many as of queries unless the config has them shared.
+    """
+
+    def __init__(self, config: GPTConfig, kernel: Kernel = automatic, layer: int = 0) -> None:
         super().__init__()
-        self.n_head = config.n_head
+        self.layer = layer
+        self.band = config.band(layer)
         self.dropout = config.dropout
+        self.head_size = config.head_size
+        self.heads = (config.n_head, config.kv_heads, config.kv_heads)
+        self.qkv_rows = [heads * config.head_size for heads in self.heads]
+        """How many rows of `qkv` make the queries, the keys and the values: three matrices that lie together for speed."""
         self.kernel = kernel
-        self.band = band
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
-        self.out = nn.Linear(config.d_model, config.d_model)
+        self.for_heads = _as_it_is if config.kv_heads == config.n_head else grouped
+        self.qkv = nn.Linear(config.d_model, sum(self.qkv_rows), bias=config.bias)
+        self.meeting = before_they_meet(config)
+        self.value_residual = value_residual(config, layer)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
 
-    def forward(self, x: Tensor, layer: int = 0, kv_cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, shared: Shared) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
-        queries, keys, values = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        if kv_cache is None:
-            gathered = self.kernel(queries, keys, values, self.dropout if self.training else 0.0, self.band)
+        queries, keys, values = self.qkv(x).view(B, T, -1, self.head_size).split(self.heads, dim=2)  # (B, T, H or K, D)
+        for prepare in self.meeting:
+            queries, keys = prepare(queries, shared), prepare(keys, shared)
+        values = self.value_residual(values, shared)
+        queries, keys, values = (each.transpose(1, 2) for each in (queries, keys, values))  # (B, H or K, T, D)
+        kernel = self.for_heads(self.kernel)
+        if shared.kv_cache is None:
+            gathered = kernel(queries, keys, values, self.dropout if self.training else 0.0, self.band)
         else:
-            gathered = kv_cache.attend(layer, queries, keys, values, self.kernel, self.band)
+            gathered = shared.kv_cache.attend(self.layer, queries, keys, values, kernel, self.band)
         out: Tensor = self.out(gathered.transpose(1, 2).reshape(B, T, C))
         return out
+
+
+def before_they_meet(config: GPTConfig) -> tuple[Callable[[Tensor, Shared], Tensor], ...]:
+    """What is done to queries and keys (B, T, H, D) between projection and scores, one after the other."""
+    steps: list[Callable[[Tensor, Shared], Tensor]] = []
+    if config.qk_norm:
+        steps.append(_normalised)
+    if config.position == "rotary":
+        steps.append(_turned)
+    return tuple(steps)
+
+
+def _normalised(x: Tensor, shared: Shared) -> Tensor:
+    """RMSNorm of each head, so that no score passes sqrt(D) (Henry et al. 2020, "Query-Key Normalization")."""
+    return rms_norm(x)
+
+
+def _turned(x: Tensor, shared: Shared) -> Tensor:
+    assert shared.rotation is not None
+    return turned(x, shared.rotation)
 
 
 def _windows(padded: Tensor, Q: int, before: int) -> Tensor:

@@ -14,7 +14,7 @@ from daybreak.config import ConfigError, closest
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The architecture of a GPT-2: everything that decides which numbers the model has and what it computes with them."""
+    """The architecture: everything that decides which numbers the model has and what it computes with them. The defaults are GPT-2's."""
 
     vocab_size: int | None = 50257
     """How many different tokens there are; none takes the number from the data's tokenizer."""
@@ -32,14 +32,43 @@ class GPTConfig:
     """Each layer's kind of attention, repeated over the layers; dense,banded alternates as in GPT-3."""
     attention_band: int = 256
     """How many tokens a banded layer looks at, the current one included."""
+    n_kv_head: int | None = None
+    """How many heads keys and values have, each shared by as many query heads; none gives every query head its own."""
+    position: Literal["learned", "rotary"] = "learned"
+    """learned adds an embedding of each position; rotary turns queries and keys by it and needs no table (RoFormer)."""
+    rotary_base: float = 10_000.0
+    """With rotary, about how many positions the slowest pair of channels takes for a radian."""
+    qk_norm: bool = False
+    """Whether queries and keys are normalised, each head for itself, before they meet."""
+    value_residual: bool = False
+    """Whether each layer mixes the first layer's values into its own, by a learned share."""
+    activation: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    """What the MLP bends its channels with: GELU in its tanh form, ReLU squared, or SwiGLU, with a gate and two thirds of the width."""
+    norm: Literal["layernorm", "rmsnorm", "rmsnorm-no-gain"] = "layernorm"
+    """What normalises the residual stream; the last has no weights."""
     layer_norm_epsilon: float = 1e-5
-    """Added to the variance in LayerNorm, as OpenAI released it."""
+    """Added to the variance in LayerNorm, as OpenAI released it, and to the mean square in RMSNorm."""
+    bias: bool = True
+    """Whether linear layers and LayerNorms have biases."""
+    embedding_norm: bool = False
+    """Whether the embedding is normalised before the first block."""
+    embedding_shortcut: bool = False
+    """Whether each block mixes the embedding into its input, by learned shares."""
+    tied_head: bool = True
+    """Whether the head's weights are the token embedding's; false gives it its own."""
+    logit_softcap: float | None = None
+    """Bends logits so that none is beyond it, as cap tanh(logit / cap); none leaves them."""
     init_std: float = 0.02
     """Standard deviation of the initial weights."""
+    token_init_std: float | None = None
+    """Standard deviation of the initial token embedding; none takes init_std."""
+    head_init_std: float = 0.0
+    """Standard deviation of the initial weights of a head of its own; 0 begins with all tokens equally likely."""
     position_init_std: float = 0.01
     """Standard deviation of the initial position embedding; OpenAI's code has 0.01, most reproductions have 0.02."""
-    residual_scaling: Literal["paper", "openai"] = "paper"
-    """paper divides the first weights of what is added to the residual stream by sqrt(2 n_layer); openai, as its code, does not."""
+    residual_scaling: Literal["paper", "openai", "zero"] = "paper"
+    """The first weights of what is added to the residual stream: paper divides them by sqrt(2 n_layer), openai, as its code, does not, zero
+    begins with blocks that add nothing."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with these values, as (field, sentence)."""
@@ -55,18 +84,37 @@ class GPTConfig:
                 "d_model",
                 (f"wanted a multiple of n_head = {self.n_head}, came {self.d_model}; the nearest are {' and '.join(map(str, near))}"),
             )
+        if self.n_kv_head is not None and (self.n_kv_head < 1 or self.n_head % self.n_kv_head):
+            yield "n_kv_head", f"wanted none or a divisor of n_head = {self.n_head}, came {self.n_kv_head}"
+        if self.position == "rotary" and self.n_head > 0 and self.d_model % self.n_head == 0 and self.head_size % 2:
+            yield (
+                "position",
+                f"wanted an even d_model / n_head for rotary, which turns pairs of channels, came {self.head_size}; change n_head or d_model",
+            )
         if not self.attention_pattern:
             yield "attention_pattern", "wanted at least one of dense, banded, came nothing"
         if not 0.0 <= self.dropout < 1.0:
             yield "dropout", f"wanted 0 or more and less than 1, came {self.dropout}"
-        for name in ("layer_norm_epsilon", "init_std", "position_init_std"):
-            if (number := getattr(self, name)) <= 0:
+        for name in ("layer_norm_epsilon", "init_std", "position_init_std", "token_init_std", "rotary_base", "logit_softcap"):
+            if (number := getattr(self, name)) is not None and number <= 0:
                 yield name, f"wanted more than 0, came {number}"
+        if self.head_init_std < 0:
+            yield "head_init_std", f"wanted 0 or more, came {self.head_init_std}"
 
     @property
     def head_size(self) -> int:
         """The width of one attention head."""
         return self.d_model // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        """How many heads keys and values have."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def mlp_width(self) -> int:
+        """How many channels the MLP has inside: 4 d_model; for SwiGLU, which has a third matrix, two thirds of that, rounded up to 64."""
+        return -(-8 * self.d_model // (3 * 64)) * 64 if self.activation == "swiglu" else 4 * self.d_model
 
     def band(self, layer: int) -> int | None:
         """How many tokens layer number `layer` looks at, the current one included; None if it looks at all."""

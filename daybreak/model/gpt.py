@@ -1,7 +1,7 @@
-"""GPT-2 and GPT-3: tokens in, logits out, and nothing else.
+"""GPT-2 and GPT-3, and what the field has learned since: tokens in, logits out, and nothing else.
 
 The forward pass is three steps, `embed`, `blocks`, `unembed`, and whoever wants to look inside, stop early or feed something else
-in calls the three himself.
+in calls the three himself. What differs from GPT-2 is chosen at construction, part by part; the defaults are GPT-2's.
 
 B batch, T tokens, C d_model, V vocabulary.
 """
@@ -17,51 +17,48 @@ from torch.nn import functional as F
 from daybreak.model.attention import Attention, Kernel, automatic
 from daybreak.model.config import GPTConfig
 from daybreak.model.kv_cache import KVCache
-
-
-class MLP(nn.Module):
-    """Up to four times the width, GELU in its tanh form, and down again (GPT-2 `mlp`)."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.up = nn.Linear(config.d_model, 4 * config.d_model)
-        self.down = nn.Linear(4 * config.d_model, config.d_model)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        out: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
-        return out
+from daybreak.model.mlp import MLPS
+from daybreak.model.norms import NORMS
+from daybreak.model.rotary import Rotary
+from daybreak.model.shared import Shared
+from daybreak.model.shortcuts import embedding_shortcut
 
 
 class Block(nn.Module):
     """Attention, then MLP, each normalised before and added to the residual stream after (GPT-2 paper, section 2.3)."""
 
-    def __init__(self, config: GPTConfig, kernel: Kernel, band: int | None) -> None:
+    def __init__(self, config: GPTConfig, kernel: Kernel, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.d_model, config.layer_norm_epsilon)
-        self.attention = Attention(config, kernel, band)
-        self.mlp_norm = nn.LayerNorm(config.d_model, config.layer_norm_epsilon)
-        self.mlp = MLP(config)
+        self.shortcut = embedding_shortcut(config)
+        self.attention_norm = NORMS[config.norm](config)
+        self.attention = Attention(config, kernel, layer)
+        self.mlp_norm = NORMS[config.norm](config)
+        self.mlp = MLPS[config.activation](config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, layer: int = 0, kv_cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, shared: Shared) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.drop(self.attention(self.attention_norm(x), layer, kv_cache))
+        x = self.shortcut(x, shared)
+        x = x + self.drop(self.attention(self.attention_norm(x), shared))
         out: Tensor = x + self.drop(self.mlp(self.mlp_norm(x)))
         return out
 
 
 class GPT(nn.Module):
-    """A GPT-2 or GPT-3 of any size. The weights of the head are the token embedding's (tied)."""
+    """A GPT of any size. The weights of the head are the token embedding's (tied), unless it has its own."""
 
     def __init__(self, config: GPTConfig, kernel: Kernel = automatic) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
-        self.position_embedding = nn.Embedding(config.context_length, config.d_model)
+        learned = config.position == "learned"
+        self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
+        self.rotary = None if learned else Rotary(config)
+        self.embedding_norm = NORMS[config.norm](config) if config.embedding_norm else nn.Identity()
         self.drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, kernel, config.band(layer)) for layer in range(config.n_layer))
-        self.norm = nn.LayerNorm(config.d_model, config.layer_norm_epsilon)
+        self.blocks = nn.ModuleList(Block(config, kernel, layer) for layer in range(config.n_layer))
+        self.norm = NORMS[config.norm](config)
+        self.head = None if config.tied_head else nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
 
     def forward(self, tokens: Tensor, kv_cache: KVCache | None = None, unembed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, V) logits of the next token at every position.
@@ -69,22 +66,36 @@ class GPT(nn.Module):
         With a cache, `tokens` continue what is in it and are added to it. `unembed` takes the place of the last step. Raises ValueError
         beyond the context length.
         """
-        x = self.embed(tokens, None if kv_cache is None else kv_cache.positions(tokens.shape[1]))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, layer, kv_cache)
+        x, shared = self.embed(tokens, kv_cache)
+        for block in self.blocks:
+            x = block(x, shared)
         if kv_cache is not None:
             kv_cache.advance(tokens.shape[1])
         return (unembed or self.unembed)(x)
 
-    def embed(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """(B, T) token ids at `positions`, (T,) or (B, T), the first T by default -> (B, T, C)."""
-        if positions is None:
-            if tokens.shape[1] > self.config.context_length:
-                raise ValueError(f"tokens: wanted at most context_length = {self.config.context_length} positions, came {tokens.shape[1]}")
-            positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x: Tensor = self.drop(self.token_embedding(tokens) + self.position_embedding(positions))
-        return x
+    def embed(self, tokens: Tensor, kv_cache: KVCache | None = None) -> tuple[Tensor, Shared]:
+        """(B, T) token ids -> (B, T, C), and what every block is given besides. Raises ValueError beyond the context length."""
+        positions = self._positions(tokens) if kv_cache is None else kv_cache.positions(tokens.shape[1])  # (T,) or (B, T)
+        x: Tensor = self.token_embedding(tokens)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        x = self.drop(self.embedding_norm(x))
+        rotation = None if self.rotary is None else self.rotary(positions)
+        return x, Shared(kv_cache, rotation, x if self.config.embedding_shortcut else None)
 
     def unembed(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V). Rows that only round the vocabulary up are cut off: they never win and are in no loss."""
-        return F.linear(self.norm(x), self.token_embedding.weight)[..., : self.config.tokens]
+        logits = F.linear(self.norm(x), self.head_weight)[..., : self.config.tokens]
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits.float() / cap)  # in 16 bits large logits would lie far apart
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(padded V, C) what the last states are multiplied with."""
+        return (self.token_embedding if self.head is None else self.head).weight
+
+    def _positions(self, tokens: Tensor) -> Tensor:
+        T = tokens.shape[1]
+        if T > self.config.context_length:
+            raise ValueError(f"tokens: wanted at most context_length = {self.config.context_length} positions, came {T}")
+        return torch.arange(T, device=tokens.device)

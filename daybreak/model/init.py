@@ -22,22 +22,30 @@ def std_table(config: GPTConfig) -> dict[str, float]:
     """The standard deviation for each kind of weight matrix, by the end of its name (GPT-2 paper, section 2.3).
 
     The projections that add to the residual stream are scaled by 1/sqrt(2 n_layer): there are two per block, and the variance
-    of a sum of 2 n_layer terms should not grow with the depth. The code that OpenAI released has no such scale.
+    of a sum of 2 n_layer terms should not grow with the depth. The code that OpenAI released has no such scale. Others begin with 0, so
+    that each block's part grows as it is learned.
     """
-    residual = config.init_std / math.sqrt(2 * config.n_layer) if config.residual_scaling == "paper" else config.init_std
+    scale = {"paper": 1 / math.sqrt(2 * config.n_layer), "openai": 1.0, "zero": 0.0}
+    residual = config.init_std * scale[config.residual_scaling]
     return {
-        "token_embedding.weight": config.init_std,
+        "token_embedding.weight": config.init_std if config.token_init_std is None else config.token_init_std,
         "position_embedding.weight": config.position_init_std,
         "attention.qkv.weight": config.init_std,
         "attention.out.weight": residual,
         "mlp.up.weight": config.init_std,
+        "mlp.gate.weight": config.init_std,
         "mlp.down.weight": residual,
+        "head.weight": config.head_init_std,
     }
+
+
+MIXES = {"shortcut.mix": (1.0, 0.0), "value_residual.mix": (0.5,)}
+"""Shortcuts begin with the stream alone, and values as half the layer's own and half the first layer's."""
 
 
 @torch.no_grad()
 def initialize(model: GPT, seed: int, write: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> GPT:
-    """Fills every parameter in place and returns the model: matrices from the table, LayerNorm gains 1, all biases 0.
+    """Fills every parameter in place and returns the model: matrices from the table, gains of norms 1, all biases 0.
 
     `write(parameter, values)` sets one from all its values; a model that is divided among processes keeps its share of them.
     """
@@ -47,10 +55,12 @@ def initialize(model: GPT, seed: int, write: Callable[[Tensor, Tensor], object] 
             values = torch.zeros(parameter.shape)
         elif "norm" in name:
             values = torch.ones(parameter.shape)
+        elif name.endswith("mix"):
+            values = torch.tensor(next(mix for ending, mix in MIXES.items() if name.endswith(ending)))
         else:
             std = next(std for ending, std in table.items() if name.endswith(ending))
             values = _normal(parameter.shape, std, seed, name)
-        if name == "token_embedding.weight":
+        if name in ("token_embedding.weight", "head.weight"):
             values[model.config.tokens :].zero_()  # rows that only round the vocabulary up
         write(parameter, values)
     return model

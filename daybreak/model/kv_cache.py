@@ -35,7 +35,7 @@ class KVCache:
         self.capacity = capacity or config.context_length
         self.context_length = config.context_length
         self.length = 0
-        shape = (config.n_layer, batch, config.n_head, self.capacity, config.head_size)
+        shape = (config.n_layer, batch, config.kv_heads, self.capacity, config.head_size)
         self._keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, S, D)
         self._values = torch.zeros(shape, device=device, dtype=dtype)
 

@@ -47,9 +47,9 @@ def test_flops_are_those_that_torch_counts():
 
 def test_forward_is_embed_blocks_unembed():
     model, tokens = tiny(), ids(2, 7)
-    x = model.embed(tokens)
+    x, shared = model.embed(tokens)
     for block in model.blocks:
-        x = block(x)
+        x = block(x, shared)
     assert torch.equal(model.unembed(x), model(tokens))
 
 

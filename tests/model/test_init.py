@@ -35,7 +35,7 @@ def test_every_initial_weight_is_as_the_table_says(residual_scaling, residual, p
             assert float(drawn.std()) == pytest.approx(table[ending], rel=error), name
             assert abs(float(drawn.mean())) < 5 * table[ending] / math.sqrt(drawn.numel()), name
             seen.add(ending)
-    assert seen == set(table)
+    assert seen == set(table) - {"mlp.gate.weight", "head.weight"}  # which GPT-2 has not
 
 
 def test_the_initial_weights_depend_on_seed_and_name_only():
