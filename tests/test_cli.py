@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from tiny import tiny_documents, tiny_words, write_jsonl
 
 import daybreak
@@ -371,105 +370,6 @@ def test_a_model_does_not_command_the_terminal(
     out = told(capsys, "sample", "run", "The", "--json")
     assert out.isprintable() or out[:-1].isprintable()
     assert json.loads(out)["text"] == WRITTEN
-
-
-# --- Progress ---
-
-EVENTS: list[dict[str, Any]] = [
-    {
-        "event": "start",
-        "step": 0,
-        "tokens": 0,
-        "parameters": 13_900_000,
-        "flops_per_token": 99_000_000,
-        "train_tokens": 4_000_000,
-        "steps": 1000,
-        "epochs": 1.5,
-        "device": "a CPU [2]",
-        "precision": "bf16",
-        "torch": "2.13",
-    },
-    {"event": "step", "step": 1, "tokens": 4096, "loss": 9.0, "learning_rate": 1e-3, "grad_norm": 1.0, "tokens_per_second": 12345.6},
-    {"event": "eval", "step": 1, "tokens": 4096, "val_loss": 8.7654, "bits_per_byte": 3.21, "perplexity": 1.0},
-    {"event": "sample", "step": 1, "tokens": 4096, "prompt": "[red]The ", "text": "[bold] [/] :smile: \\[x] [[]]\nnew\x1b[2J\tline \\"},
-    {"event": "checkpoint", "step": 1, "tokens": 4096, "path": "runs/[a]/step-1", "seconds": 0.1},
-    {"event": "skip", "step": 2, "tokens": 8192, "reason": "the loss was not finite", "loss": None, "grad_norm": None},
-    {"event": "stop", "step": 2, "tokens": 8192, "reason": "SIGTERM", "signal": 15},
-    {"event": "end", "step": 2, "tokens": 8192, "val_loss": 7.5, "bits_per_byte": 2.5},
-]
-SAMPLE = "[red]The [bold] [/] :smile: \\[x] [[]]\n          new␛[2J\tline \\"
-
-
-def test_plain_lines(capsys: Captured) -> None:
-    plain = progress.Plain()
-    for event in EVENTS:
-        plain.event(event)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.splitlines() == [
-        "model     13.90M parameters, 99 MFLOP a token",
-        "training  4.00M tokens in 1,000 steps, 1.5 epochs of the text",
-        "machine   a CPU [2], bf16, torch 2.13",
-        "step      1/1,000  0.00M tokens  loss 9.0000  lr 1.00e-03  12,346 tokens/s",
-        "eval      step 1: validation loss 8.7654, bits per byte 3.210",
-        *f"sample    {SAMPLE}".splitlines(),
-        "saved     runs/[a]/step-1",
-        "skipped   step 2: the loss was not finite",
-        "stopping  SIGTERM after step 2",
-        "done      step 2: validation loss 7.5000, bits per byte 2.500",
-    ]
-
-
-def test_plain_lines_are_few_but_hold_the_last_step(capsys: Captured) -> None:
-    plain = progress.Plain()
-    plain.event(EVENTS[0])
-    for number in range(1, 1001):
-        plain.event({**EVENTS[1], "step": number})
-    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
-    assert [line.split()[1] for line in steps] == ["1/1,000", "1,000/1,000"]
-
-
-def test_a_resumed_run_tells_what_it_rejected(capsys: Captured) -> None:
-    progress.Plain().event({**EVENTS[0], "event": "resume", "step": 7, "path": "run/step-7", "rejected": ["step-9: damaged"]})
-    assert "rejected  step-9: damaged\nresuming  after step 7 from run/step-7" in capsys.readouterr().err
-
-
-def test_the_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None, highlight=False, _environ={})
-    with progress.watching(console) as show:
-        assert isinstance(show, progress.Live)
-        for event in EVENTS[:2]:
-            show.event(event)
-        show._bar.refresh()
-        for event in EVENTS[2:]:
-            show.event(event)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for part in ("step 1/1,000", "0.00M tokens", "loss 9.000", "12,346 tokens/s", "machine   a CPU [2], bf16", "saved     runs/[a]/step-1"):
-        assert part in shown
-    for line in f"sample    {SAMPLE}".splitlines():
-        assert line.expandtabs() in shown, line
-    assert "\x1b[2J" not in shown
-    assert "\x1b[?25h" in shown  # the cursor is back
-
-
-def test_the_live_view_ends_with_an_error_too() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None, _environ={})
-    with pytest.raises(RuntimeError, match="broken"), progress.watching(console) as show:  # noqa: PT012
-        show.event(EVENTS[0])
-        raise RuntimeError("broken")
-    assert "\x1b[?25h" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_no_terminal_no_live_view() -> None:
-    with progress.watching(Console(file=io.StringIO())) as show:
-        assert isinstance(show, progress.Plain)
-
-
-def test_quiet_says_nothing(capsys: Captured) -> None:
-    with progress.Quiet() as quiet:
-        for event in EVENTS:
-            quiet.event(event)
-    assert capsys.readouterr() == ("", "")
 
 
 # --- Models that travel ---

@@ -1,18 +1,20 @@
-"""A run on the terminal: a live line where there is one, plain lines where output goes to a file."""
+"""A run on the terminal: a live view where there is one, plain lines where output goes to a file."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from daybreak.cli import speak
+from daybreak.cli import beginning, speak
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Event = dict[str, Any]
+Rows = Sequence[tuple[str, str]]
+"""Lines with a name before each."""
 
 _PLAIN_SECONDS = 10.0
 
@@ -37,76 +39,51 @@ class Quiet(contextlib.AbstractContextManager["Quiet"]):
 class Plain:
     """Lines for a file or a pipe: a step every few seconds, and everything that is not a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Callable[[Event], Rows] = lambda event: []) -> None:
+        """`more`: what to say of a start besides what it tells."""
+        self._more = more
         self._said = 0.0
         self._steps = 0
 
     def event(self, event: Event) -> None:
         """Says what the event is, or nothing if it is a step too soon after the last."""
         self._steps = event.get("steps", self._steps)
+        if "warning" in event:
+            speak.say(f"warning   {event['warning']}")
         if event["event"] == "step":
             if time.monotonic() - self._said < _PLAIN_SECONDS and event["step"] != self._steps:
                 return
             self._said = time.monotonic()
         speak.say(_line(event, self._steps))
-
-
-class Live:
-    """A progress bar under the lines of what happened."""
-
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = console
-        self._loss: float | None = None
-        self._bar = Progress(
-            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            console=console,
-            transient=True,
-            speed_estimate_period=60,
-        )
-        self._task = self._bar.add_task("train", total=None, start=False, visible=False, figures="")
-
-    def event(self, event: Event) -> None:
-        """Moves the bar on a step, writes a line for anything else."""
-        kind = event["event"]
-        if kind in ("start", "resume"):
-            self._tell(event)
-            self._bar.start()
-            self._bar.update(self._task, total=event["steps"], completed=event["step"], visible=True)
-            self._bar.start_task(self._task)
-        elif kind == "step":
-            # Averaged over some twenty steps, as single batches differ by more than a step's progress.
-            self._loss = event["loss"] if self._loss is None else 0.95 * self._loss + 0.05 * event["loss"]
-            figures = f"{event['tokens'] / 1e6:.2f}M tokens  loss {self._loss:.3f}  {event['tokens_per_second']:,.0f} tokens/s"
-            self._bar.update(self._task, completed=event["step"], figures=figures)
-        else:
-            self._tell(event)
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        self._bar.stop()
-
-    def _tell(self, event: Event) -> None:
-        from rich.markup import escape
-
-        if event["event"] == "sample":
-            prompt, text = escape(_flat(event["prompt"])), escape(_flat(event["text"]))
-            self._console.print(f"[dim]sample[/]    [bold]{prompt}[/]{text}", soft_wrap=True, emoji=False)
-        else:
-            self._console.print(escape(_line(event, 0)), soft_wrap=True, emoji=False)
+        if event["event"] in ("start", "resume") and (rows := self._more(event)):
+            speak.say(_rows(rows))
 
 
 @contextlib.contextmanager
-def watching(console: Console) -> Iterator[Show]:
-    """A live view on a terminal, plain lines elsewhere."""
-    if not console.is_terminal:
-        yield Plain()
+def watching(
+    console: Console,
+    *,
+    more: Callable[[Event], Rows] = lambda event: [],
+    past: Callable[[], Iterable[Event]] = tuple,
+    memory: Callable[[], tuple[int, int | None]] | None = None,
+) -> Iterator[Show]:
+    """A live view on a terminal that can move its cursor, plain lines elsewhere.
+
+    `more`: what to say of a start besides what it tells. `past`: what a run that is resumed had told before. `memory`: bytes in use, and
+    all that there are.
+    """
+    if not console.is_terminal or console.is_dumb_terminal or console.legacy_windows or not console.encoding.startswith("utf"):
+        yield Plain(more)
         return
-    live = Live(console)
+    from daybreak.cli.live import Live
+
+    live = Live(
+        console,
+        beginning=lambda event: [*beginning.plan(event), *more(event)],
+        said=lambda event: _line(event, 0),
+        past=past,
+        memory=memory,
+    )
     try:
         yield live
     finally:
@@ -117,7 +94,7 @@ def _line(event: Event, steps: int) -> str:
     """An event in a line, or a few for the first."""
     kind, step = event["event"], event["step"]
     if kind in ("start", "resume"):
-        return _beginning(event)
+        return _rows(beginning.plan(event))
     if kind == "step":
         return (
             f"step      {step:,}/{steps:,}  {event['tokens'] / 1e6:.2f}M tokens  loss {event['loss']:.4f}  "
@@ -128,7 +105,7 @@ def _line(event: Event, steps: int) -> str:
     if kind == "sample":
         return f"sample    {_flat(event['prompt'])}{_flat(event['text'])}"
     if kind == "checkpoint":
-        return f"saved     {event['path']}" + (f"\nwarning   {event['warning']}" if "warning" in event else "")
+        return f"saved     {event['path']}"
     if kind == "tasks":
         return "\n".join(_task(name, told) for name, told in event["tasks"].items())
     if kind == "probe":
@@ -140,21 +117,14 @@ def _line(event: Event, steps: int) -> str:
         return f"went back to step {step:,} and leaves out the data of steps {'{:,} to {:,}'.format(*event['without'])}: {event['reason']}"
     if kind == "skip":
         return f"skipped   step {step:,}: {event['reason']}"
+    if kind == "compile":
+        return f"compiled  in {event['seconds']:.1f} seconds, which count for no step's speed"
+    if kind == "micro_batch":
+        how = f"going on with {event['micro_batch']:,} sequences at once; the result is the same but for rounding"
+        return f"memory    {event['reason']}: {how}"
     if kind == "stop":
         return f"stopping  {event['reason']} after step {step:,}"
     return f"done      step {step:,}: validation loss {event['val_loss']:.4f}, bits per byte {event['bits_per_byte']:.3f}"
-
-
-def _beginning(event: Event) -> str:
-    lines = [
-        f"model     {event['parameters'] / 1e6:.2f}M parameters, {event['flops_per_token'] / 1e6:,.0f} MFLOP a token",
-        f"training  {event['train_tokens'] / 1e6:.2f}M tokens in {event['steps']:,} steps, {event['epochs']} epochs of the text",
-        f"machine   {event['device']}, {event['precision']}, torch {event['torch']}",
-    ]
-    if event["event"] == "resume":
-        lines += [f"rejected  {reason}" for reason in event["rejected"]]
-        lines.append(f"resuming  after step {event['step']:,} from {event['path']}")
-    return "\n".join(lines)
 
 
 def _task(name: str, told: dict[str, Any]) -> str:
@@ -163,6 +133,10 @@ def _task(name: str, told: dict[str, Any]) -> str:
         for metric, row in told["metrics"].items()
     )
     return f"task      {name} ({told['protocol']}, {told['n']:,} items): {', '.join(figures)}"
+
+
+def _rows(rows: Rows) -> str:
+    return "\n".join(f"{name:10}{_flat(text)}" for name, text in rows)
 
 
 def _flat(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,11 @@ from daybreak.cli import speak
 from daybreak.cli.data import say_assumption
 
 if TYPE_CHECKING:
+    from daybreak.cli.progress import Show
     from daybreak.settings import Settings
+
+_MOST_PAST_BYTES = 64 << 20
+"""Of a longer record the view of a resumed run shows nothing; to read it would take seconds."""
 
 
 class WithSettings(TyperCommand):
@@ -37,12 +42,12 @@ def train(
     edits: Annotated[list[str] | None, typer.Argument(metavar="path=value", help="Settings that differ from the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors and, at the end, the result in a line.")] = False,
 ) -> int:
     """Train a model, or go on where the same command was stopped."""
     settings, folder = request(recipe, edits or [], out)
     from daybreak import opening, story
-    from daybreak.cli.progress import Quiet, watching
+    from daybreak.cli.progress import Quiet
     from daybreak.world import ranks_from_environment
 
     leads = ranks_from_environment()[0] == 0  # and speaks for all
@@ -57,7 +62,7 @@ def train(
     if leads and not quiet:
         say_assumption(Path(settings.data.dir))
     last: dict[str, Any] = {}
-    with watching(speak.console()) if leads and not quiet else Quiet() as show:
+    with _watching(settings, folder) if leads and not quiet else Quiet() as show:
         for last in story.events(settings, folder):
             show.event(last)
     if not leads:
@@ -73,8 +78,30 @@ def train(
             speak.say(last["requeue"])
         return int(last["status"])
     result = _result(folder, last)
-    speak.result(result, as_json, _told(result, last, page))
+    speak.result(result, as_json, _told(result, last, page, quiet))
     return 0
+
+
+def _watching(settings: Settings, folder: Path) -> contextlib.AbstractContextManager[Show]:
+    """The view of a run, with what its events do not tell: the time it will take, its text, the memory in use, its past."""
+    from daybreak import machine, metrics, opening
+    from daybreak.cli import beginning
+    from daybreak.cli.progress import watching
+
+    device, path = opening.own_device(settings), folder / "metrics.jsonl"
+
+    def past() -> list[dict[str, Any]]:
+        known = path.is_file() and path.stat().st_size < _MOST_PAST_BYTES
+        return metrics.as_one_run(metrics.read(path)) if known else []
+
+    def more(event: dict[str, Any]) -> list[tuple[str, str]]:
+        speed, source = beginning.expected_speed(event, device, past() if event["event"] == "resume" else ())
+        return [*beginning.time_row(event, speed, source), *beginning.text_row(settings)]
+
+    def memory() -> tuple[int, int | None]:
+        return machine.peak_memory(device), machine.total_memory(device)
+
+    return watching(speak.console(), more=more, past=past, memory=memory)
 
 
 def request(recipe: str, edits: list[str], out: Path | None) -> tuple[Settings, Path]:
@@ -133,14 +160,12 @@ def _result(folder: Path, last: dict[str, Any]) -> dict[str, Any]:
     return {"run": str(folder), **{key: last.get(key) for key in ("step", "tokens", "val_loss", "bits_per_byte")}}
 
 
-def _told(result: dict[str, Any], last: dict[str, Any], page: Path) -> str:
+def _told(result: dict[str, Any], last: dict[str, Any], page: Path, quiet: bool) -> str:
     beside = ", ".join(f"{name} {bits:.3f}" for name, bits in last["compressors"].items())
-    return (
-        f"validation loss {last['val_loss']:.4f}, perplexity {last['perplexity']:.2f}, bits per byte {last['bits_per_byte']:.3f} "
-        f"({beside})\n"
-        f"report    {page.resolve()}\n"
-        f'sample    daybreak sample {result["run"]} "Once upon"'
+    told = (
+        f"validation loss {last['val_loss']:.4f}, perplexity {last['perplexity']:.2f}, bits per byte {last['bits_per_byte']:.3f} ({beside})"
     )
+    return told if quiet else (f'{told}\nreport    {page.resolve()}\nsample    daybreak sample {result["run"]} "Once upon"')
 
 
 def written(value: Any) -> str:
