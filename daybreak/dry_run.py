@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from daybreak.config import ConfigError
 from daybreak.data.batches import Batch
+from daybreak.learning import optimizer_for
 from daybreak.model.attention import KERNELS
 from daybreak.model.gpt import GPT
 from daybreak.model.memory import STATE_BYTES
 from daybreak.planning import NODE, Placement
 from daybreak.settings import Settings
 from daybreak.training.loop import train
-from daybreak.training.optimizers import make_optimizer
 from daybreak.training.parallel import across, recompute_blocks
 from daybreak.training.precision import MixedPrecision
 from daybreak.world import World
@@ -80,9 +80,7 @@ def dry_run(settings: Settings, placement: Placement, devices: int, rank: int = 
         ways.place(model)
         with _no_memory():
             model.to_empty(device=cpu)
-            optimizer = make_optimizer(
-                plan.optimizer, model, weight_decay=plan.weight_decay, betas=(plan.beta1, plan.beta2), epsilon=plan.epsilon
-            )
+            optimizer = optimizer_for(settings, model, precision, ways)
             tokens = torch.zeros((placement.micro_batch, shape.context_length), dtype=torch.int64)
             batches = _OneBatch(Batch(tokens, tokens))
             gradients = _Gradients()

@@ -12,13 +12,13 @@ from daybreak.corpus import Data
 from daybreak.data.batches import Ahead, Batches
 from daybreak.data.skipped import Skipped
 from daybreak.data.steps import Steps
+from daybreak.learning import optimizer_for
 from daybreak.model import init
 from daybreak.model.attention import KERNELS
 from daybreak.model.gpt import GPT
 from daybreak.opening import micro_batch
 from daybreak.settings import Settings
 from daybreak.training.guard import Guard, Trouble
-from daybreak.training.optimizers import make_optimizer
 from daybreak.training.parallel import Across, recompute_blocks
 from daybreak.training.precision import MixedPrecision
 from daybreak.training.rollback import Rollback, Rollbacks
@@ -37,9 +37,7 @@ class Running:
             machine.prepare_cpu(settings.machine.threads)
         shape, plan = settings.model, settings.train
         self.gpt = self._build()
-        self.optimizer = make_optimizer(
-            plan.optimizer, self.gpt, weight_decay=plan.weight_decay, betas=(plan.beta1, plan.beta2), epsilon=plan.epsilon
-        )
+        self.optimizer = optimizer_for(settings, self.gpt, precision, ways)
         self._number_format = precision
         self._set_out()
         self.batches = Batches(

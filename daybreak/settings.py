@@ -41,22 +41,56 @@ class TrainSettings:
     """How many sequences one device computes at once; none chooses. The result does not depend on it, but for rounding."""
     learning_rate: float = 6e-4
     """The highest learning rate, reached at the end of the warm-up."""
+    schedule: Literal["cosine", "linear", "wsd", "wsd-sqrt"] = "cosine"
+    """What follows the warm-up: half a cosine or a straight line down; or, in wsd, the highest rate, then a straight line down over the
+    last decay_share of the run, or 1 - sqrt. A wsd run may be sent on with another train_tokens as long as its decay has not begun."""
+    decay_share: float = 0.4
+    """Over which share of the run, at its end, a wsd schedule goes down."""
     final_learning_rate: float = 0.1
-    """What the cosine decays to, as a share of learning_rate."""
+    """What the schedule decays to, as a share of learning_rate."""
     warmup_tokens: int = 375_000_000
     """Over how many tokens the learning rate rises from zero."""
     decay_tokens: int | None = None
-    """At how many tokens the cosine reaches its end; none takes train_tokens."""
-    optimizer: Literal["adamw", "adamw-plain"] = "adamw"
-    """adamw is torch's fused kernel, adamw-plain the same written out to be read."""
+    """At how many tokens the schedule reaches its end; none takes train_tokens."""
+    optimizer: Literal[
+        "adamw",
+        "adamw-plain",
+        "adam",
+        "adam-plain",
+        "sgd",
+        "sgd-plain",
+        "momentum",
+        "momentum-plain",
+        "nesterov",
+        "nesterov-plain",
+        "rmsprop",
+        "rmsprop-plain",
+        "lion",
+        "muon",
+        "normuon",
+    ] = "adamw"
+    """adamw and its like are torch's kernels, what ends in -plain is the same written out to be read. The muons train the matrices in the
+    blocks and leave the rest to adamw."""
     beta1: float = 0.9
-    """AdamW's memory of the gradient."""
+    """Adam's memory of the gradient, and AdamW's and Lion's."""
     beta2: float = 0.95
-    """AdamW's memory of the squared gradient."""
+    """Adam's memory of the squared gradient, and AdamW's, RMSprop's and NorMuon's; Lion's of the gradient."""
     epsilon: float = 1e-8
-    """Added to AdamW's denominator."""
+    """Added to the denominator of AdamW, Adam and RMSprop."""
+    momentum: float = 0.95
+    """The memory of momentum, nesterov and the muons."""
+    momentum_warmup: int = 0
+    """Over how many steps the muons' momentum rises from 0.85; early gradients change fast."""
+    muon_learning_rate: float = 0.02
+    """The highest learning rate of what the muons train; it follows the schedule, as learning_rate does, which is then for the rest."""
+    embedding_scale: float = 1.0
+    """What learning_rate is multiplied with for the embeddings."""
+    head_scale: float = 1.0
+    """What learning_rate is multiplied with for a head of its own."""
+    vector_scale: float = 1.0
+    """What learning_rate is multiplied with for biases, gains and other scalars."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices and embeddings."""
+    """Weight decay of matrices and embeddings, times the learning rate of each; part of the gradient in adam, rmsprop and the sgds."""
     grad_clip: float = 1.0
     """The gradient is scaled down to this length where it is longer; 0 never."""
     z_loss: float = 0.0
@@ -76,19 +110,21 @@ class TrainSettings:
         for name in ("micro_batch", "decay_tokens", "stop_tokens", "batch_start_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 yield name, f"wanted at least 1 or none, came {value}"
-        for name in ("learning_rate", "epsilon"):
+        for name in ("learning_rate", "epsilon", "muon_learning_rate", "embedding_scale", "head_scale", "vector_scale"):
             if (number := getattr(self, name)) <= 0:
                 yield name, f"wanted more than 0, came {number}"
         if not 0 <= self.seed < 2**63:
             yield "seed", f"wanted 0 or more and less than 2^63, came {self.seed}"
         if self.spike is not None and self.spike <= 0:
             yield "spike", f"wanted more than 0 or none, came {self.spike}"
-        for name in ("weight_decay", "grad_clip", "warmup_tokens", "batch_ramp_tokens", "most_rollbacks", "z_loss"):
+        for name in ("weight_decay", "grad_clip", "warmup_tokens", "batch_ramp_tokens", "most_rollbacks", "z_loss", "momentum_warmup"):
             if (number := getattr(self, name)) < 0:
                 yield name, f"wanted 0 or more, came {number}"
         if not 0 <= self.final_learning_rate <= 1:
             yield "final_learning_rate", f"wanted a share of learning_rate from 0 to 1, came {self.final_learning_rate}"
-        for name in ("beta1", "beta2"):
+        if not 0 < self.decay_share <= 1:
+            yield "decay_share", f"wanted a share of the run, more than 0 and at most 1, came {self.decay_share}"
+        for name in ("beta1", "beta2", "momentum"):
             if not 0 <= (number := getattr(self, name)) < 1:
                 yield name, f"wanted 0 or more and less than 1, came {number}"
         sound = min(self.batch_tokens, self.batch_start_tokens or 1) >= 1 and self.batch_ramp_tokens >= 0

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from daybreak.data.steps import Steps
+from daybreak.learning import learning_rates
 from daybreak.running import Running
 from daybreak.settings import Settings
 from daybreak.training.chunked import chunked_cross_entropy
 from daybreak.training.loop import Probe, Step, train
 from daybreak.training.objectives import Objective, cross_entropy, with_z_loss
-from daybreak.training.schedules import Schedule, warmup_cosine
 
 
 def steps(running: Running, count: int, probe: Probe | None = None) -> Iterator[Step]:
@@ -33,15 +32,6 @@ def steps(running: Running, count: int, probe: Probe | None = None) -> Iterator[
         objective=objective(settings),
         probe=probe,
     )
-
-
-def learning_rates(settings: Settings) -> Schedule:
-    """The learning rate of each step: a function of the tokens trained on, laid out for all of `train_tokens`, wherever the run stops."""
-    plan = settings.train
-    steps = Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens)
-    floor = plan.learning_rate * plan.final_learning_rate
-    end = plan.decay_tokens or steps.before(steps.count(plan.train_tokens))
-    return warmup_cosine(plan.learning_rate, floor, plan.warmup_tokens, end)
 
 
 def objective(settings: Settings) -> Objective:

@@ -159,6 +159,20 @@ def test_another_optimizer_takes_the_moments_over(tmp_path, before):
         assert told[0][0] == answers[0][0]
 
 
+@pytest.mark.parametrize("name", ["muon", "normuon", "lion", "momentum"])
+@pytest.mark.parametrize(
+    ("before", "after"), [("copies of 2", "shards of 3"), ("shards of 3", "alone"), ("2 copies of 2 shards", "shards of 2")]
+)
+def test_every_optimizer_s_state_survives_a_change_of_layout(tmp_path, name, before, after):
+    answers = in_worlds(LAYOUTS[before], write, tmp_path / "before", before, name)
+    told = in_worlds(LAYOUTS[after], read, tmp_path / "before", tmp_path / "after", after, name)
+    assert all(rank[0] == answers[0][0] for rank in told)
+    assert all(rank[3] == told[0][3] for rank in told)
+    state = "exp_avg" if name == "lion" else "momentum_buffer"
+    assert f"{state}/blocks.0.mlp.up.weight" in answers[0][0]
+    assert ("second_moment/blocks.0.mlp.up.weight" in answers[0][0]) is (name == "normuon")
+
+
 def test_random_state_begun_anew_depends_on_seed_step_and_rank_only(saved, tmp_path):
     folder = saved["alone"][0]
     draws = [[rank[1] for rank in in_worlds(2, read, folder, tmp_path / str(turn), "copies of 2")] for turn in range(2)]

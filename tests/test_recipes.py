@@ -9,9 +9,9 @@ import pytest
 from daybreak import config, metrics
 from daybreak.config import ConfigError
 from daybreak.data.steps import Steps
+from daybreak.learning import learning_rates
 from daybreak.opening import is_finished
 from daybreak.recipes import ALIASES, RECIPES, recipe_settings
-from daybreak.stepping import learning_rates
 from daybreak.story import run
 
 GPT2 = ("gpt2.124m", "gpt2.355m", "gpt2.774m", "gpt2.1558m")

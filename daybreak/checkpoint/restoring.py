@@ -107,10 +107,12 @@ def _load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, worl
 
 
 def _moment(pieces: Pieces, path: str, key: str, parameter: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """A tensor of the optimizer's state: divided as its parameter is if it has its shape, else whole on every rank."""
+    """A tensor of the optimizer's state: divided as its parameter is if it has as many rows, else whole on every rank."""
     kept = pieces.index["optimizer"][path]
-    if key != "step" and tuple(kept["shape"]) == tuple(parameter.shape):
-        moment = torch.empty_like(parameter, dtype=DTYPES[kept["dtype"]], requires_grad=False)
+    rows, *columns = kept["shape"] or [0]
+    if key != "step" and len(kept["shape"]) == parameter.dim() and rows == parameter.shape[0]:
+        like = parameter[:, : columns[0]] if columns and columns[0] < parameter.shape[1] else parameter
+        moment = torch.empty_like(like, dtype=DTYPES[kept["dtype"]], requires_grad=False)
         part = hold(path, moment)
         pieces.fill(part.rows, "optimizer", path, part.first)
         return moment

@@ -1,40 +1,167 @@
-"""Which parameter gets which optimizer: one table, and the groups that it works on.
+"""Which parameter gets which optimizer: two tables, and the groups that they make of a model.
 
 Every optimizer here takes torch's parameter groups; `lr_scale` in a group multiplies the schedule's learning rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from daybreak.model.attention import Attention
+from daybreak.training.optimizers.adam import Adam
 from daybreak.training.optimizers.adamw import AdamW
+from daybreak.training.optimizers.lion import Lion
+from daybreak.training.optimizers.muon import Muon
+from daybreak.training.optimizers.rmsprop import RMSprop
+from daybreak.training.optimizers.sgd import SGD
+from daybreak.training.optimizers.sharing import sharing
+from daybreak.training.optimizers.together import Together
+
+Role = Literal["matrix", "embedding", "head", "vector"]
+Groups = list[dict[str, Any]]
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and embeddings decay, biases and LayerNorm gains do not (GPT-3 paper, appendix B; nanoGPT `configure_optimizers`)."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay, "lr_scale": 1.0},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0, "lr_scale": 1.0},
-    ]
+class Treatment(NamedTuple):
+    """What becomes of the parameters of a role."""
+
+    decays: bool
+    by_muon: bool
+    """Whether Muon trains them where Muon is the optimizer; AdamW trains the others then."""
 
 
-def _fused_adamw(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, fused=groups[0]["params"][0].device.type in ("cpu", "cuda"), **settings)
-
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": _fused_adamw,
-    "adamw-plain": AdamW,
+ROLES: dict[Role, Treatment] = {
+    "matrix": Treatment(decays=True, by_muon=True),  # of attention and MLP, within the blocks
+    "embedding": Treatment(
+        decays=True, by_muon=False
+    ),  # a token's row learns when the token comes: there is no matrix product to keep even
+    "head": Treatment(decays=True, by_muon=False),
+    "vector": Treatment(decays=False, by_muon=False),  # biases, gains and other scalars
 }
+"""Matrices and embeddings decay, biases and gains do not (GPT-3 paper, appendix B; nanoGPT `configure_optimizers`); Muon is for the
+matrices inside (Jordan et al. 2024: embeddings, head and vectors do better with AdamW)."""
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What the optimizers can be told; each takes what it knows."""
+
+    weight_decay: float
+    betas: tuple[float, float]
+    epsilon: float
+    momentum: float = 0.95
+    momentum_warmup: int = 0
+    """Over how many steps Muon's rises to it."""
+    scales: Mapping[Role, float] = field(default_factory=dict)
+    """What multiplies the schedule's learning rate for the parameters of a role; 1 if absent."""
+    dtype: torch.dtype | None = None
+    """The format that Muon multiplies in; None keeps the weights'."""
+    copies: int = 1
+    """Among how many processes that have the whole model Muon shares its work."""
+
+
+def _adamw(groups: Groups, knobs: Knobs) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=0.0, betas=knobs.betas, eps=knobs.epsilon, fused=_fuses(groups))
+
+
+def _adam(groups: Groups, knobs: Knobs) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=0.0, betas=knobs.betas, eps=knobs.epsilon, fused=_fuses(groups))
+
+
+def _sgd(groups: Groups, momentum: float = 0.0, nesterov: bool = False) -> torch.optim.Optimizer:
+    whole = type(groups[0]["params"][0]) is nn.Parameter  # the fused kernel knows nothing of shards
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=whole and _fuses(groups))
+
+
+def _muon(groups: Groups, knobs: Knobs, beta2: float | None = None) -> torch.optim.Optimizer:
+    inside, others = ([group for group in groups if group["by_muon"] is wanted] for wanted in (True, False))
+    muon = Muon(
+        inside,
+        lr=0.0,
+        momentum=knobs.momentum,
+        momentum_warmup=knobs.momentum_warmup,
+        beta2=beta2,
+        dtype=knobs.dtype,
+        sharing=sharing(inside[0]["params"][0], knobs.copies),
+    )
+    return Together(muon, _adamw(others, knobs))
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, Knobs], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "adamw-plain": lambda groups, knobs: AdamW(groups, lr=0.0, betas=knobs.betas, eps=knobs.epsilon),
+    "adam": _adam,
+    "adam-plain": lambda groups, knobs: Adam(groups, lr=0.0, betas=knobs.betas, eps=knobs.epsilon),
+    "sgd": lambda groups, knobs: _sgd(groups),
+    "sgd-plain": lambda groups, knobs: SGD(groups, lr=0.0),
+    "momentum": lambda groups, knobs: _sgd(groups, knobs.momentum),
+    "momentum-plain": lambda groups, knobs: SGD(groups, lr=0.0, momentum=knobs.momentum),
+    "nesterov": lambda groups, knobs: _sgd(groups, knobs.momentum, nesterov=True),
+    "nesterov-plain": lambda groups, knobs: SGD(groups, lr=0.0, momentum=knobs.momentum, nesterov=True),
+    "rmsprop": lambda groups, knobs: torch.optim.RMSprop(groups, lr=0.0, alpha=knobs.betas[1], eps=knobs.epsilon),
+    "rmsprop-plain": lambda groups, knobs: RMSprop(groups, lr=0.0, alpha=knobs.betas[1], eps=knobs.epsilon),
+    "lion": lambda groups, knobs: Lion(groups, lr=0.0, betas=knobs.betas),
+    "muon": _muon,
+    "normuon": lambda groups, knobs: _muon(groups, knobs, beta2=knobs.betas[1]),
+}
+"""torch's kernels where it has them; what ends in -plain is the same written out, and lion and the muons are ours."""
 
 
 def make_optimizer(
-    name: str, model: nn.Module, *, weight_decay: float, betas: tuple[float, float], epsilon: float
+    name: str,
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    **more: Any,
 ) -> torch.optim.Optimizer:
-    """The named optimizer over the model's decay groups. The loop sets the learning rate before every step."""
-    return OPTIMIZERS[name](decay_groups(model, weight_decay), lr=0.0, betas=betas, eps=epsilon)
+    """The named optimizer over the model's groups; `more` as in `Knobs`. The loop sets the learning rate before every step."""
+    knobs = Knobs(weight_decay, betas, epsilon, **more)
+    return OPTIMIZERS[name](parameter_groups(model, knobs.weight_decay, knobs.scales), knobs)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, scales: Mapping[Role, float] | None = None) -> Groups:
+    """The parameters that are trained, together where they are treated alike."""
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for name, parameter, rows in _parameters(model):
+        role = role_of(name, parameter)
+        treatment, scale = ROLES[role], (scales or {}).get(role, 1.0)
+        rows = rows if treatment.by_muon else ()
+        group = groups.setdefault(
+            (treatment, scale, rows),
+            {
+                "params": [],
+                "weight_decay": weight_decay if treatment.decays else 0.0,
+                "lr_scale": scale,
+                "by_muon": treatment.by_muon,
+                "rows": rows,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def role_of(name: str, parameter: torch.Tensor) -> Role:
+    """What a parameter is for, by its name and shape."""
+    if parameter.dim() < 2:
+        return "vector"
+    if name.endswith("embedding.weight"):
+        return "embedding"
+    return "matrix" if "blocks." in name else "head"
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, tuple[int, ...]]]:
+    """What is trained, by name, with the rows of each matrix that it stacks, if it stacks any."""
+    stacked = {id(module.qkv.weight): module.qkv_rows for module in model.modules() if isinstance(module, Attention)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter, tuple(stacked.get(id(parameter), ()))
+
+
+def _fuses(groups: Groups) -> bool:
+    return groups[0]["params"][0].device.type in ("cpu", "cuda")
