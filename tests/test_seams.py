@@ -84,14 +84,15 @@ class LeavesEarly:
 
     def __call__(self, tokens, kv_cache):
         x, shared = self.model.embed(tokens, kv_cache)
-        for depth, block in enumerate(self.model.blocks[: self.deepest], start=1):
+        self.depths.append(0)
+        for block in self.model.blocks[: self.deepest]:
             x = block(x, shared)
             logits = self.model.unembed(x)
+            self.depths[-1] += 1
             if kv_cache is None and logits[:, -1].softmax(-1).amax() >= self.confidence:
                 break
         if kv_cache is not None:
             kv_cache.advance(tokens.shape[1])
-        self.depths.append(depth)
         return logits
 
 

@@ -90,7 +90,7 @@ def daybreak(queries: Tensor, keys: Tensor, values: Tensor, dropout: float, band
     return fused(queries, keys, values, dropout, band) if dropout else flash.attention(queries, keys, values, band)
 
 
-KERNELS: dict[str, Kernel] = {"auto": automatic, "fused": fused, "plain": plain, "daybreak": daybreak}
+KERNELS: dict[str, Kernel] = {"auto": automatic, "rule": automatic, "fused": fused, "plain": plain, "daybreak": daybreak}
 
 
 def grouped(kernel: Kernel) -> Kernel:

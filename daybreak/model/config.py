@@ -89,7 +89,7 @@ class GPTConfig:
         if self.position == "rotary" and self.n_head > 0 and self.d_model % self.n_head == 0 and self.head_size % 2:
             yield (
                 "position",
-                f"wanted an even d_model / n_head for rotary, which turns pairs of channels, came {self.head_size}; change n_head or d_model",
+                f"wanted an even d_model / n_head for rotary, which turns pairs, came {self.head_size}; change n_head or d_model",
             )
         if not self.attention_pattern:
             yield "attention_pattern", "wanted at least one of dense, banded, came nothing"

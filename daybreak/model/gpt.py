@@ -86,8 +86,7 @@ class GPT(nn.Module):
     def unembed(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V). Rows that only round the vocabulary up are cut off: they never win and are in no loss."""
         logits = F.linear(self.norm(x), self.head_weight)[..., : self.config.tokens]
-        cap = self.config.logit_softcap
-        return logits if cap is None else cap * torch.tanh(logits.float() / cap)  # in 16 bits large logits would lie far apart
+        return logits if self.config.logit_softcap is None else softcapped(logits, self.config.logit_softcap)
 
     @property
     def head_weight(self) -> Tensor:
@@ -96,6 +95,11 @@ class GPT(nn.Module):
 
     def _positions(self, tokens: Tensor) -> Tensor:
         T = tokens.shape[1]
-        if T > self.config.context_length:
+        if self.config.context_length < T:
             raise ValueError(f"tokens: wanted at most context_length = {self.config.context_length} positions, came {T}")
         return torch.arange(T, device=tokens.device)
+
+
+def softcapped(logits: Tensor, cap: float) -> Tensor:
+    """cap tanh(logits / cap), in fp32 at least, as 16 bits have few digits for large logits (Gemma 2 report, section 2)."""
+    return torch.tanh(logits.to(torch.promote_types(logits.dtype, torch.float32)) / cap) * cap

@@ -6,6 +6,7 @@ OpenAI's release kept the four matrices of a block as (in, out), "Conv1D"; ours 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,8 +51,33 @@ def names(config: GPTConfig) -> Iterator[tuple[str, str]]:
                 yield f"blocks.{layer}.{ours}.{kind}", f"transformer.h.{layer}.{theirs}.{kind}"
 
 
+_GPT2 = {
+    "n_kv_head": "a key and a value head for each query head",
+    "position": "an embedding of each position",
+    "qk_norm": "queries and keys as they are",
+    "value_residual": "each layer's own values alone",
+    "activation": "GELU",
+    "norm": "LayerNorm",
+    "bias": "biases",
+    "embedding_norm": "the embedding as it is",
+    "embedding_shortcut": "no way for the embedding but the residual stream",
+    "tied_head": "a tied head",
+    "logit_softcap": "logits as they are",
+}
+"""What a GPT-2 has of each part that may be another here."""
+
+
 def unrepresentable(config: GPTConfig) -> str:
     """What their form has no words for, in a sentence with the way out; "" if it can say all of the model."""
+    standard = replace(GPTConfig(), n_kv_head=None if config.n_kv_head is None else config.n_head)  # as many as queries is GPT-2's, too
+    others = [name for name in _GPT2 if getattr(config, name) != getattr(standard, name)]
+    if others:
+        more = f"; nor can it say {', '.join(others[1:])}" if others[1:] else ""
+        came = str(getattr(config, others[0])).lower()
+        return (
+            f"model.{others[0]}: GPT2LMHeadModel has {_GPT2[others[0]]}, came {came}{more}; write it with --format daybreak, "
+            f"or train with model.{others[0]}={str(getattr(GPTConfig(), others[0])).lower()}"
+        )
     banded = [layer for layer in range(config.n_layer) if config.band(layer) is not None]
     if not banded:
         return ""

@@ -17,7 +17,7 @@ from torch import Tensor
 from daybreak.model.config import GPTConfig
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of the angles of tokens' positions, (T, 1, D/2) or (B, T, 1, D/2), in fp32."""
+"""For tokens' positions, (T, 1, D) or (B, T, 1, D) in fp32: what each channel is multiplied with, and what the other of its pair is."""
 
 
 class Rotary:
@@ -30,22 +30,22 @@ class Rotary:
         """(T,) or (B, T) positions -> their rotation."""
         # Not kept while compiling, where the compiler folds it into what follows, nor for tensors that only pretend to hold numbers.
         keep = type(positions) is Tensor and not torch.compiler.is_compiling()
-        cosines, sines = (_kept if keep else _built)(*self._shape, positions.device)
-        return cosines[positions][..., None, :], sines[positions][..., None, :]
+        own, other = (_kept if keep else _built)(*self._shape, positions.device)  # each (context_length, D)
+        return own[positions][..., None, :], other[positions][..., None, :]
 
 
 def turned(x: Tensor, rotation: Rotation) -> Tensor:
     """(B, T, H, D) queries or keys -> (B, T, H, D), each turned by its position; computed in fp32 at least."""
-    cosines, sines = rotation
-    one, two = x.chunk(2, dim=-1)
-    return torch.cat([one * cosines - two * sines, two * cosines + one * sines], dim=-1).to(x.dtype)
+    own, other = rotation
+    return torch.addcmul(x * own, x.roll(x.shape[-1] // 2, -1), other).to(x.dtype)
 
 
 def _built(context_length: int, head_size: int, base: float, device: torch.device) -> Rotation:
-    """(context_length, D/2) cosines and sines. In fp64 until there, as fp32 angles of far positions are off by more than is noise."""
+    """In fp64 up to cosine and sine, as in fp32 the angles of far positions are off by more than rounding."""
     pairs = torch.arange(0, head_size, 2, dtype=torch.float64)
     angles = torch.outer(torch.arange(context_length, dtype=torch.float64), base ** (-pairs / head_size))
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    cosines, sines = angles.cos().float(), angles.sin().float()
+    return torch.cat([cosines, cosines], dim=-1).to(device), torch.cat([-sines, sines], dim=-1).to(device)
 
 
 @lru_cache(maxsize=4)

@@ -22,6 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from daybreak.data.batches import Batch
+from daybreak.model.config import GPTConfig
+from daybreak.model.gpt import softcapped
 from daybreak.training.objectives import Objective
 
 CHUNK = 1024
@@ -39,11 +41,12 @@ def chunked_cross_entropy(chunk: int = CHUNK, *, compiled: bool = False) -> Obje
         def losses(x: Tensor) -> Tensor:
             """(B, T, C) -> (B, T), in place of `unembed`."""
             hidden: Tensor = model.norm(x)  # type: ignore[operator]
-            weight: Tensor = model.token_embedding.weight  # type: ignore[union-attr, assignment]
-            tokens: int = model.config.tokens  # type: ignore[union-attr, assignment]
-            return linear_cross_entropy(hidden.flatten(0, 1), weight, batch.targets.flatten(), tokens, chunk, compiled).view_as(
-                batch.targets
-            )
+            weight: Tensor = model.head_weight  # type: ignore[assignment]
+            config: GPTConfig = model.config  # type: ignore[assignment]
+            targets = batch.targets.flatten()
+            return linear_cross_entropy(
+                hidden.flatten(0, 1), weight, targets, config.tokens, chunk, compiled, config.logit_softcap
+            ).view_as(batch.targets)
 
         # Within forward, as a model that is divided among processes has its weights together only there.
         out: Tensor = model(batch.inputs, unembed=losses)
@@ -53,23 +56,40 @@ def chunked_cross_entropy(chunk: int = CHUNK, *, compiled: bool = False) -> Obje
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, tokens: int, chunk: int = CHUNK, compiled: bool = False
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    tokens: int,
+    chunk: int = CHUNK,
+    compiled: bool = False,
+    softcap: float | None = None,
 ) -> Tensor:
     """(N, C) hidden, (V, C) weight, (N,) targets -> (N,): `F.cross_entropy((hidden @ weight.T)[:, :tokens], targets, reduction="none")`.
+
+    With a `softcap`, of softcap tanh(logits / softcap) in place of the logits.
 
     Products are computed in autocast's format where it is on, the rest in fp32, as the plain way does.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     keep = torch.is_grad_enabled() and dtype.itemsize < 4
-    losses: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, tokens, chunk, dtype, keep, compiled)  # type: ignore[no-untyped-call]
+    losses: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, tokens, chunk, dtype, keep, compiled, softcap)  # type: ignore[no-untyped-call]
     return losses
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, tokens: int, chunk: int, dtype: torch.dtype, keep: bool, compiled: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        tokens: int,
+        chunk: int,
+        dtype: torch.dtype,
+        keep: bool,
+        compiled: bool,
+        softcap: float | None,
     ) -> Tensor:
         low, matrix = hidden.to(dtype), weight.to(dtype)
         whole = low @ matrix.T if keep else None  # (N, V)
@@ -77,9 +97,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = []
         for rows in _chunks(len(low), chunk):
             logits = low[rows] @ matrix.T if whole is None else whole[rows]
-            losses.append(turn(logits, targets[rows], tokens))
+            losses.append(turn(logits, targets[rows], tokens, softcap))
         ctx.save_for_backward(low, matrix, targets, *([] if whole is None else [whole]))
-        ctx.chunk, ctx.tokens, ctx.turn, ctx.formats = chunk, tokens, turn, (hidden.dtype, weight.dtype)
+        ctx.chunk, ctx.tokens, ctx.softcap, ctx.turn, ctx.formats = chunk, tokens, softcap, turn, (hidden.dtype, weight.dtype)
         return torch.cat(losses)
 
     @staticmethod
@@ -95,32 +115,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
             by_hidden, by_weight = torch.empty_like(low), torch.zeros_like(matrix)
             for rows in _chunks(len(low), ctx.chunk):
                 gradient = low[rows] @ matrix.T
-                ctx.turn(gradient, targets[rows], ctx.tokens)
+                ctx.turn(gradient, targets[rows], ctx.tokens, ctx.softcap)
                 torch.mm(gradient, matrix, out=by_hidden[rows])
                 by_weight.addmm_(gradient.T, scaled[rows])
             by_hidden.mul_(upstream[:, None])
-        return by_hidden.to(of_hidden), by_weight.to(of_weight), None, None, None, None, None, None
+        return by_hidden.to(of_hidden), by_weight.to(of_weight), None, None, None, None, None, None, None
 
 
-def losses_from_logits(logits: Tensor, targets: Tensor, tokens: int) -> Tensor:
+def losses_from_logits(logits: Tensor, targets: Tensor, tokens: int, softcap: float | None = None) -> Tensor:
     """(n, V) logits and (n,) targets -> (n,) losses in fp32; the logits become the losses' gradient, 0 for what pads the vocabulary."""
     inside, targets = logits[:, :tokens], targets[:, None]
-    log_p = F.log_softmax(inside, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    capped = inside if softcap is None else softcapped(inside, softcap)
+    log_p = F.log_softmax(capped, -1, dtype=wide)
     losses = -log_p.gather(1, targets)
     inside.copy_(log_p.exp_())
     inside.scatter_(1, targets, torch.expm1(-losses).to(logits.dtype))  # p - 1, not rounded to 16 bits before the 1 is taken away
+    if softcap is not None:
+        inside.mul_(1 - (capped / softcap).square_())  # tanh' = 1 - tanh²
     logits[:, tokens:] = 0
     return losses.squeeze(1)
 
 
-def _piecewise(turn: Callable[[Tensor, Tensor, int], Tensor], logits: Tensor, targets: Tensor, tokens: int) -> Tensor:
+def _piecewise(turn: Callable[..., Tensor], logits: Tensor, targets: Tensor, tokens: int, softcap: float | None) -> Tensor:
     if logits.device.type != "cpu":
-        return turn(logits, targets, tokens)
-    return torch.cat([turn(logits[rows], targets[rows], tokens) for rows in _chunks(len(logits), _CACHED)])
+        return turn(logits, targets, tokens, softcap)
+    return torch.cat([turn(logits[rows], targets[rows], tokens, softcap) for rows in _chunks(len(logits), _CACHED)])
 
 
 @functools.cache
-def _compiled() -> Callable[[Tensor, Tensor, int], Tensor]:
+def _compiled() -> Callable[..., Tensor]:
     return torch.compile(losses_from_logits, dynamic=False)
 
 
