@@ -110,6 +110,20 @@ def curves(events: Sequence[Event]) -> dict[str, Curve]:
     return found
 
 
+def task_curve(events: Sequence[Event], seconds: Sequence[float], task: str, protocol: str, metric: str) -> Curve:
+    """One figure of one task over the run, from its `tasks` events of a protocol."""
+    rows = []
+    for event, at in zip(events, seconds, strict=True):
+        told = event["tasks"].get(task) if event["event"] == "tasks" and isinstance(event.get("tasks"), Mapping) else None
+        if not isinstance(told, Mapping) or told.get("protocol") != protocol or not isinstance(told.get("metrics"), Mapping):
+            continue
+        row = told["metrics"].get(metric)
+        if isinstance(row, Mapping) and (value := number(row.get("value"))) is not None:
+            rows.append((number(event.get("step")) or 0.0, number(event.get("tokens")) or 0.0, at, value))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 4).T
+    return Curve(columns[0], columns[1], columns[2], columns[3])
+
+
 def thin(values: FloatArray, limit: int = MAX_POINTS) -> IndexArray:
     """Indices of at most `limit` points that look like all of them: both ends, and the least and greatest of each bucket.
 

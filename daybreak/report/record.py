@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from daybreak.report import words
-from daybreak.report.curves import Curve, curves, elapsed, happened, number
+from daybreak.report.curves import Curve, curves, elapsed, happened, number, task_curve
+from daybreak.report.references import Reference, comparable, sentence
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class RunRecord:
     """The manifest of the data, whole or in part."""
     facts: Mapping[str, Any]
     """What else is known: parameters, device, precision, versions, flops_per_token, and anything more, shown as it comes."""
+    recipe: Mapping[str, Any] | None = None
+    """Every setting as the run's recipe has it, to show where they differ."""
+    references: Sequence[Reference] = ()
+    """All that is known of other runs; the page takes those that this one may be set beside."""
+    published: Sequence[Mapping[str, Any]] = ()
+    """What others got on the run's tasks by the same protocol: task, protocol, metric, model, parameters, value, stderr."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,21 @@ class Summary:
     compressors: Mapping[str, float]
     """Bits per byte that general compressors need for the validation text."""
     val_bytes: float | None
+    references: Sequence[Reference]
+    """What it may be set beside."""
+    standing: str
+    """How its validation loss stands to them, in a sentence; empty where there is nothing to say."""
 
     @property
     def device(self) -> str:
         """The machine in words, or nothing."""
         device = self.record.facts.get("device")
         return str(device) if isinstance(device, str) else ""
+
+    @property
+    def devices(self) -> float:
+        """How many devices it trained on."""
+        return number(self.record.facts.get("devices")) or 1
 
     @property
     def flops(self) -> float | None:
@@ -74,6 +90,9 @@ def summary(record: RunRecord) -> Summary:
     events = happened(record.events)
     seconds_at = elapsed(events).tolist()
     drawn = curves(events)
+    drawn["hellaswag"] = task_curve(events, seconds_at, "hellaswag", "completion", "acc_norm")
+    data, parameters = record.data, number(record.facts.get("parameters"))
+    beside = comparable(record.references, data, sources(data) if data else [], parameters)
     end: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "end"), {})
     state, reason = _state(events)
     val_loss = _final(end, "val_loss", drawn["val_loss"])
@@ -90,7 +109,7 @@ def summary(record: RunRecord) -> Summary:
         steps=_last(events, "step"),
         tokens=_last(events, "tokens"),
         seconds=_first_known(number(end.get("seconds")), seconds_at[-1] if seconds_at else None),
-        parameters=number(record.facts.get("parameters")),
+        parameters=parameters,
         flops_per_token=number(record.facts.get("flops_per_token")),
         tokens_per_second=float(np.median(speeds)) if len(speeds) else None,
         val_loss=val_loss,
@@ -100,6 +119,8 @@ def summary(record: RunRecord) -> Summary:
         if isinstance(compressors, Mapping)
         else {},
         val_bytes=number(end.get("val_bytes")),
+        references=beside,
+        standing=sentence(drawn["val_loss"], beside),
     )
 
 

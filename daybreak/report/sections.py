@@ -6,14 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daybreak.report import words
-from daybreak.report.curves import half_life, number, spread
+from daybreak.report.curves import number, spread
 from daybreak.report.drawing import loss_picture
-from daybreak.report.markup import escape, paragraph, section, side_by_side, table
+from daybreak.report.markup import escape, leaves, paragraph, section, side_by_side, table
 from daybreak.report.record import Summary, amount, headline, sources
 
 MAX_SAMPLES = 150
 MAX_SAMPLE_TEXT = 6000
 MAX_EVENTS = 300
+SMALL = (
+    ("bits_per_byte", "Bits per byte"),
+    ("hellaswag", "HellaSwag"),
+    ("learning_rate", "Learning rate"),
+    ("grad_norm", "Gradient norm"),
+    ("tokens_per_second", "Tokens per second"),
+)
+"""The charts below the loss."""
+SMOOTHING = '<label class="switch">smoothing <input type="range" id="smoothing" min="0" max="9" value="3"></label>'
 TOLD_ELSEWHERE = ("step", "eval", "sample", "tasks", "probe")
 
 Runs = Sequence[Summary]
@@ -50,7 +59,8 @@ def figures(runs: Runs) -> str:
         name = f'<span class="run-name run-{i % 8}">{escape(run.name)}</span>'
         rows.append([name, *map(escape, cells), marked, *map(escape, rest)])
     note = "Losses compare only between runs with the same validation text and tokenizer; bits per byte compare across tokenizers too."
-    return section("result", "Result", table(head, rows, "numbers") + paragraph(note, "note"))
+    standing = "".join(paragraph(f"{run.name}: {run.standing}") for run in runs if run.standing)
+    return section("result", "Result", table(head, rows, "numbers") + standing + paragraph(note, "note"))
 
 
 def compression(runs: Runs) -> str:
@@ -90,18 +100,21 @@ def charts(runs: Runs) -> str:
     tools = (
         f'<div class="tools needs-script"><fieldset class="choice"><legend>against</legend>{radios}</fieldset>'
         '<label class="switch"><input type="checkbox" id="log-x"><span>logarithmic</span></label>'
-        '<button type="button" id="reset">show all</button><span class="hint">drag to zoom, double-click for all</span></div>'
+        f'{SMOOTHING}<button type="button" id="reset">show all</button><span class="hint">drag to zoom, double-click for all</span></div>'
     )
+    if len(runs) > 1:
+        toggles = "".join(
+            f'<label class="switch"><input type="checkbox" class="toggle-run" value="{i}" checked>'
+            f'<span class="run-name run-{i % 8}">{escape(run.name)}</span></label>'
+            for i, run in enumerate(runs)
+        )
+        tools += f'<div class="tools needs-script" role="group" aria-label="Runs shown">{toggles}</div>'
     only = len(runs) == 1
     drawn = [
         _chart("loss", "Loss", _loss_note(runs[0]) if only else "Training loss, smoothed, and points of validation.", loss_picture(runs))
     ]
-    small = [("bits_per_byte", "Bits per byte", "eval"), ("learning_rate", "Learning rate", "step")]
-    small += [("grad_norm", "Gradient norm", "step"), ("tokens_per_second", "Tokens per second", "step")]
-    for name, heading, _ in small:
-        if any(len(run.curves[name]) for run in runs):
-            drawn.append(_chart(name, heading, "", ""))
-    missing = [heading.lower() for name, heading, _ in small if not any(len(run.curves[name]) for run in runs)]
+    drawn += [_chart(name, heading, "", "") for name, heading in SMALL if any(len(run.curves[name]) for run in runs)]
+    missing = [heading.lower() for name, heading in SMALL if name != "hellaswag" and not any(len(run.curves[name]) for run in runs)]
     note = paragraph(f"Not logged yet: {words.listing(missing, 9)}.", "note") if missing else ""
     still = '<noscript><p class="note">The other curves need JavaScript.</p></noscript>'
     return section("curves", "Curves", f'{tools}<div class="charts">{"".join(drawn)}</div>{note}{still}')
@@ -162,9 +175,16 @@ def data(runs: Runs) -> str:
 
 
 def settings(runs: Runs) -> str:
-    """Every setting of every run."""
-    listed = side_by_side([run.name for run in runs], [run.record.settings for run in runs], "settings")
-    return section("settings", "Settings", listed or paragraph("No settings are recorded.", "absent"))
+    """Every setting of every run; of one run beside its recipe's, and first of all where they differ."""
+    columns = [(run.name, run.record.settings) for run in runs]
+    said = ""
+    if len(runs) == 1 and (recipe := runs[0].record.recipe) is not None:
+        columns.append(("the recipe", recipe))
+        own, others = leaves(runs[0].record.settings), leaves(recipe)
+        changed = [f"{key} = {own.get(key, words.ABSENT)}" for key in own if key in others and own[key] != others[key]]
+        said = paragraph(f"Differs from its recipe in {words.listing(changed, 12)}." if changed else "All as its recipe has it.")
+    listed = side_by_side([name for name, _ in columns], [values for _, values in columns], "settings")
+    return section("settings", "Settings", said + listed if listed else paragraph("No settings are recorded.", "absent"))
 
 
 def environment(runs: Runs) -> str:
@@ -186,6 +206,8 @@ def _big_figures(run: Summary) -> str:
         ("training time", words.duration(run.seconds)),
         ("tokens per second", words.count(run.tokens_per_second)),
         ("FLOPs", words.power(run.flops)),
+        ("FLOP per second", words.power(run.flops / run.seconds if run.flops and run.seconds else None)),
+        ("device time", words.duration(run.seconds * run.devices if run.seconds and run.devices > 1 else None)),
     ]
     big = "".join(
         f'<div class="figure"><dt>{name}</dt><dd>{value}</dd><dd class="note">{escape(note)}</dd></div>' for name, value, note in whole
@@ -196,7 +218,8 @@ def _big_figures(run: Summary) -> str:
         if run.val_loss is None and run.bits_per_byte is None
         else f'<dl class="figures">{big}</dl>'
     )
-    return result + (f'<dl class="facts">{rest}</dl>' if rest else "")
+    standing = paragraph(f"Validation loss {run.standing}", "standing") if run.standing else ""
+    return result + standing + (f'<dl class="facts">{rest}</dl>' if rest else "")
 
 
 def _agreed(runs: Runs) -> dict[str, float]:
@@ -245,11 +268,12 @@ def _loss_note(run: Summary) -> str:
     points = f"{len(run.curves['val_loss']):,} points of validation" if len(run.curves["val_loss"]) else "no validation yet"
     if not n:
         return f"No training loss was logged; {points}."
-    return f"Each step pale and thin, their moving average (half-life {half_life(n):,.0f} of {n:,} logged steps) bold; {points}."
+    beside = " Dashed and grey: what others published." if run.references else ""
+    return f"Each of {n:,} logged steps pale and thin, their moving average bold; {points}.{beside}"
 
 
 def _chart(name: str, heading: str, note: str, picture: str) -> str:
-    log = f'<label class="switch needs-script"><input type="checkbox" class="log-y" data-for="{name}"><span>log</span></label>'
+    log = f'<label class="switch needs-script"><input type="checkbox" class="log-y" data-for="{name}"><span>logarithmic</span></label>'
     still = f'<div class="still">{picture}</div>' if picture else ""
     kind = "wide" if name == "loss" else "small needs-script"
     told = paragraph(note, "note") if note else ""
@@ -258,7 +282,8 @@ def _chart(name: str, heading: str, note: str, picture: str) -> str:
         if name == "loss"
         else ""
     )
-    caption = f"<figcaption><h3>{heading}</h3>{log}</figcaption>"
+    moment = '<output class="moment needs-script"></output>' if name == "loss" else ""
+    caption = f"<figcaption><h3>{heading}</h3>{moment}{log}</figcaption>"
     return f'<figure class="chart {kind}" data-chart="{name}">{caption}{told}<div class="plot"></div>{still}{lid}</figure>'
 
 
@@ -275,17 +300,20 @@ def _sample_page(page: list[dict[str, Any]]) -> str:
     return f'<article class="sample" data-label="{escape(label)}"><h4>{escape(label)}</h4>{"".join(texts)}</article>'
 
 
+def detail(event: Mapping[str, Any]) -> str:
+    """What an event says, in a line."""
+    skipped = ("event", "step", "tokens", "time", "seconds", "compressors", "settings", "versions")
+    if event["event"] in ("checkpoint", "skip", "stop", "rollback") and (said := event.get("path") or event.get("reason")):
+        return str(said)[:500]
+    told = ((key.replace("_", " "), event[key]) for key in event if key not in skipped and isinstance(event[key], str | int | float))
+    return ", ".join(f"{key} {_brief(value)}" for key, value in told)[:500]
+
+
 def _event_row(event: dict[str, Any], seconds: float, name_html: str) -> list[str]:
     kind = event["event"]
-    skipped = ("event", "step", "tokens", "time", "compressors", "settings", "versions")
-    if kind in ("checkpoint", "skip", "stop", "rollback") and (said := event.get("path") or event.get("reason")):
-        detail = str(said)
-    else:
-        told = ((key.replace("_", " "), event[key]) for key in event if key not in skipped and isinstance(event[key], str | int | float))
-        detail = ", ".join(f"{key} {_brief(value)}" for key, value in told)
     cells = [words.decimal(number(event.get("step")), 0), words.count(number(event.get("tokens"))), words.duration(seconds)]
     when = words.moment(number(event.get("time")))
-    return [f'{name_html}<span class="event {escape(kind)}">{escape(kind)}</span>', *map(escape, [*cells, when, detail[:500]])]
+    return [f'{name_html}<span class="event {escape(kind)}">{escape(kind)}</span>', *map(escape, [*cells, when, detail(event)])]
 
 
 def _brief(value: str | int | float) -> str:

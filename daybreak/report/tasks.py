@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def tasks(runs: Sequence[Summary]) -> str:
         rows += [row for task, told in seen[-1]["tasks"].items() for row in _rows(name, str(task), told, seen, run)]
     if not rows:
         return ""
-    head = ["task", "protocol", "metric", "value", "standard error", "items", "at tokens", "before"]
+    head = ["task", "protocol", "metric", "value", "standard error", "items", "at tokens", "before", "published"]
     note = "The same task read by another protocol gives other figures. Two values a standard error apart are not different."
     return section("tasks", "Tasks", table(head, rows, "numbers") + paragraph(note, "note"))
 
@@ -41,6 +42,7 @@ def _rows(name_html: str, task: str, told: Any, seen: Sequence[Mapping[str, Any]
             words.decimal(number(row.get("n")), 0),
             words.count(number(seen[-1].get("tokens"))),
             ", ".join(words.decimal(value, 4) for value in before[-4:]),
+            _published(run, task, str(told.get("protocol", "")), str(metric)),
         ]
         rows.append([f"{name_html}{escape(task)}", *map(escape, cells)])
     return rows
@@ -49,3 +51,15 @@ def _rows(name_html: str, task: str, told: Any, seen: Sequence[Mapping[str, Any]
 def _value(event: Mapping[str, Any], task: str, metric: str) -> float | None:
     told = event["tasks"].get(task)
     return number(told["metrics"].get(metric, {}).get("value")) if isinstance(told, Mapping) and "metrics" in told else None
+
+
+def _published(run: Summary, task: str, protocol: str, metric: str) -> str:
+    """What the two published models nearest in size got, with their standard errors."""
+    same = [row for row in run.record.published if (row["task"], row["protocol"], row["metric"]) == (task, protocol, metric)]
+    size = run.parameters or 1.0
+    nearest = sorted(same, key=lambda row: abs(math.log(row["parameters"] / size)))[:2]
+    told = []
+    for row in sorted(nearest, key=lambda row: float(row["parameters"])):
+        error = f" ± {row['stderr']:.4f}" if row["stderr"] is not None else ""
+        told.append(f"{row['model']} {row['value']:.4g}{error}")
+    return ", ".join(told)
