@@ -8,17 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STREAMS = {"token": 0, "accept": 1, "instead": 2}
-"""Draws at one position that must not depend on each other: the token; whether a guess is taken; what is taken instead."""
 
-
-def uniform(seed: int, position: int, stream: str = "token") -> float:
-    """A number in [0, 1), by Philox 4x64 (Salmon et al., 2011): its counter is the position and the stream, its key the seed."""
-    bits = np.random.Philox(counter=[position, STREAMS[stream], 0, 0], key=[seed, 0]).random_raw()
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1), by Philox 4x64 (Salmon et al., 2011): its counter is the position, its key the seed."""
+    bits = np.random.Philox(counter=[position, 0, 0, 0], key=[seed, 0]).random_raw()
     return float(bits >> 11) * 2.0**-53
 
 
-def uniforms(seeds: Sequence[int], positions: Sequence[int], stream: str = "token", device: torch.device | str = "cpu") -> Tensor:
+def uniforms(seeds: Sequence[int], positions: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """(B,) one number for each row's seed and position."""
-    drawn = [uniform(seed, position, stream) for seed, position in zip(seeds, positions, strict=True)]
+    drawn = [uniform(seed, position) for seed, position in zip(seeds, positions, strict=True)]
     return torch.tensor(drawn, dtype=torch.float64, device=device)

@@ -84,7 +84,7 @@ def penalize(logits: Tensor, sampling: Sampling, prompts: Sequence[Sequence[int]
             seen = torch.tensor(sorted({*prompt, *text}), device=logits.device)
             row[seen] = torch.where(row[seen] > 0, row[seen] / sampling.repetition_penalty, row[seen] * sampling.repetition_penalty)
         if text:
-            written, times = torch.tensor(text, device=logits.device).unique(return_counts=True)
+            written, times = torch.unique(torch.tensor(text, device=logits.device), return_counts=True)
             row[written] -= sampling.presence_penalty + sampling.frequency_penalty * times
     return logits
 

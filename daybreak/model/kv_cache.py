@@ -6,7 +6,7 @@ L layers, B batch, H heads, S capacity, T new tokens, D head size.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,19 @@ from daybreak.model.config import GPTConfig
 
 if TYPE_CHECKING:
     from daybreak.model.attention import Kernel
+
+
+class Cache(Protocol):
+    """What a model asks of any cache: fixed, growing, or in pages that many texts share."""
+
+    def positions(self, count: int) -> Tensor:
+        """(count,) the positions of the `count` new tokens."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, kernel: Kernel, band: int | None = None) -> Tensor:
+        """Stores a layer's new keys and values (B, K, T, D) and gathers for its queries (B, H, T, D) from all so far: (B, H, T, D)."""
+
+    def advance(self, tokens: int) -> None:
+        """Counts the new tokens as read, once every layer has stored them."""
 
 
 class KVCache:

@@ -230,10 +230,10 @@ def test_drawing_inverts_the_distribution():
     assert draw(given_, numbers).tolist() == [1, 1, 3, 3, 3, 3]
 
 
-def test_numbers_depend_on_seed_position_and_stream_alone():
+def test_numbers_depend_on_seed_and_position_alone():
     together = uniforms([1, 2, 1], [5, 5, 6])
     assert together.tolist() == [uniform(1, 5), uniform(2, 5), uniform(1, 6)]
-    assert len({*together.tolist(), uniform(1, 5, "accept"), uniform(1, 5, "instead")}) == 5
+    assert len(set(together.tolist())) == 3
     assert uniform(2**63 - 1, 10**6) == uniform(2**63 - 1, 10**6)
 
 
