@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from daybreak import checkpoint, config, files, machine, metrics
+from daybreak import checkpoint, config, files, machine, metrics, sinks
 from daybreak.corpus import Data
 from daybreak.data.steps import Steps, indivisible, largest_micro_batch
 from daybreak.data.tokenizer import Tokenizer
@@ -63,6 +63,8 @@ def resolve(settings: Settings, world: World = ALONE) -> tuple[Settings, Data, t
         problems.append(f"{wrong}: {error}")
     if not Path(settings.data.dir).exists():
         problems.append(_no_data(settings))
+    if world.leads:
+        problems += sinks.missing(settings.log.tensorboard, settings.log.wandb)
     if problems:
         raise config.ConfigError(problems)
     data = Data.open(Path(settings.data.dir))
@@ -78,7 +80,7 @@ def resolve(settings: Settings, world: World = ALONE) -> tuple[Settings, Data, t
     return settings, data, device, precision, layout
 
 
-_OWN = ("data.dir", "eval.task_files", "machine.device", "machine.threads", "machine.limit_seconds")
+_OWN = ("data.dir", "eval.task_files", "machine.device", "machine.threads", "machine.limit_seconds", "log.tensorboard", "log.wandb")
 """Settings that may differ between the processes of a run, as nodes do."""
 
 

@@ -252,6 +252,31 @@ class MachineSettings:
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    """Where else the events of a run go, besides its metrics.jsonl."""
+
+    tensorboard: bool = False
+    """Write TensorBoard's files too; `tensorboard --logdir RUN_DIR/tensorboard` shows them."""
+    wandb: str | None = None
+    """The project of Weights & Biases, or TEAM/PROJECT, to send the run to; without a network it is kept to be sent later."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with these values, as (field, sentence)."""
+        if self.wandb is not None and not re.fullmatch(r"([\w-]+/)?[^/\\#?%:]{1,128}", self.wandb):
+            yield "wandb", f"wanted a project, or TEAM/PROJECT, without any of /\\#?%: in its name, came '{self.wandb}'"
+
+
+@dataclass(frozen=True)
+class CardSettings:
+    """What the model card says that only its author knows."""
+
+    license: str | None = None
+    """The licence of the weights, such as mit or apache-2.0; none leaves it to be filled in."""
+    language: str | None = None
+    """The language of the text, such as en; none leaves it out."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """A whole run."""
 
@@ -264,6 +289,8 @@ class Settings:
     sample: SampleSettings = field(default_factory=SampleSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    card: CardSettings = field(default_factory=CardSettings)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong between the parts, as (field, sentence)."""

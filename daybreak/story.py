@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from daybreak import checkpoint, machine, metrics, stepping
+from daybreak import checkpoint, config, machine, metrics, sinks, stepping
 from daybreak.corpus import Data
 from daybreak.data.batches import validation_windows
 from daybreak.evaluating import run_tasks, score_validation
@@ -116,7 +116,8 @@ class _Story:
         self.running, self.data, self.tasks = running, data, tasks
         self.settings, self.out, self.world = running.settings, running.out, running.world
         self.model = Model(running.gpt, data.tokenizer)
-        self.metrics = metrics.MetricsFile(self.out / "metrics.jsonl") if self.world.leads else None
+        log = sinks.sinks(self.out, config.to_dict(self.settings), **config.to_dict(self.settings.log)) if self.world.leads else []
+        self.metrics = metrics.MetricsFile(self.out / "metrics.jsonl", log) if self.world.leads else None
         self.steps = steps_to_take(self.settings)
         shape = self.settings.model
         self.facts = {"parameters": parameter_count(shape), "flops_per_token": flops_per_token(shape), **facts}
@@ -319,7 +320,7 @@ class _Story:
         """Something that happened, written down by the leading process."""
         event = {"event": kind, "step": self.running.done, "tokens": self.running.tokens, "time": round(time.time(), 3), **values}
         if self.metrics is not None:
-            self.metrics.write(event)
+            event = self.metrics.write(event)
         return event
 
 
