@@ -16,6 +16,7 @@ from daybreak import checkpoint, config, files, machine, metrics, sinks
 from daybreak.corpus import Data
 from daybreak.data.steps import Steps, indivisible, largest_micro_batch
 from daybreak.data.tokenizer import Tokenizer
+from daybreak.learning import LAYOUT, same_so_far
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import parameter_count
 from daybreak.model.memory import keeps_whole_gradients
@@ -253,9 +254,16 @@ def check_folder(out: Path, settings: Settings) -> None:
     if settings.model.vocab_size is None:
         settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=saved.model.vocab_size))
     differing = [row for row in config.differences(settings, saved) if decides_result(row[0])]
+    done = max(map(checkpoint.step_of, checkpoint.found(out)), default=0)
+    if any(path in LAYOUT for path, _, _ in differing) and same_so_far(settings, saved, done):
+        differing = [row for row in differing if row[0] not in LAYOUT]
     if differing:
+        why = f", and it would have changed the learning rate of the {done:,} steps taken"
         raise config.ConfigError(
-            [f"{path}: wanted {was} as {out} was begun with, came {now}; keep it, or give a new --out" for path, now, was in differing]
+            [
+                f"{path}: wanted {was} as {out} was begun with, came {now}{why if path in LAYOUT else ''}; keep it, or give a new --out"
+                for path, now, was in differing
+            ]
         )
 
 
@@ -276,8 +284,11 @@ def is_finished(out: Path, settings: Settings) -> bool:
         return False
     path = out / "metrics.jsonl"
     told = list(metrics.read(path)) if path.is_file() else []
-    ends = [event.get("step", 0) for event in told if event["event"] == "end"]
-    return ends[-1] >= steps_to_take(settings) if ends else not told
+    ends = [event for event in told if event["event"] == "end"]
+    if not ends:
+        return not told
+    budget = settings.train.budget_seconds
+    return ends[-1].get("step", 0) >= steps_to_take(settings) or (budget is not None and ends[-1].get("budget_seconds") == budget)
 
 
 def micro_batch(batch_tokens: int, context_length: int, device: torch.device, world_size: int = 1) -> int:

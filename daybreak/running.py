@@ -18,6 +18,7 @@ from daybreak.model.attention import KERNELS
 from daybreak.model.gpt import GPT
 from daybreak.opening import micro_batch
 from daybreak.settings import Settings
+from daybreak.training.clock import Clock
 from daybreak.training.guard import Guard, Trouble
 from daybreak.training.parallel import Across, recompute_blocks
 from daybreak.training.precision import MixedPrecision
@@ -54,6 +55,7 @@ class Running:
         self.rollbacks = Rollbacks()
         self.identity = {"data": data.manifest.fingerprint}
         self.saver: checkpoint.Saver | None = None
+        self.clock = Clock(plan.budget_seconds)
 
     @property
     def tokens(self) -> int:
@@ -65,6 +67,7 @@ class Running:
         restored = None if new else self._restore()
         if restored is None:
             self._initialize()
+        self.clock.load_state_dict({} if restored is None else restored.state.get("clock", {}))
         wanted = self.settings.checkpoint
         self.saver = checkpoint.Saver(
             self.out,
@@ -84,6 +87,7 @@ class Running:
             "guard": self.guard.state_dict(),
             "skipped": self.batches.skipped.stretches,
             "rollbacks": self.rollbacks.taken,
+            "clock": self.clock.state_dict(),
         }
         self.saver.begin(self.done, self.tokens, self.gpt, self.optimizer, state, hurry=hurry)
 

@@ -29,6 +29,9 @@ class TrainSettings:
 
     train_tokens: int = 10_000_000_000
     """How many tokens to train on, over as many epochs as that takes; the schedules are laid out for them."""
+    budget_seconds: float | None = None
+    """For how long to train, resumes included, if train_tokens do not come first; the schedule follows whichever is nearer to its end. Such
+    a run is not repeatable, since it learns as much as the machine is fast. none sets no limit."""
     stop_tokens: int | None = None
     """Stop, evaluate and write the model after so many tokens, with the schedules as they are; none goes on to train_tokens."""
     batch_tokens: int = 524_288
@@ -115,6 +118,8 @@ class TrainSettings:
                 yield name, f"wanted more than 0, came {number}"
         if not 0 <= self.seed < 2**63:
             yield "seed", f"wanted 0 or more and less than 2^63, came {self.seed}"
+        if self.budget_seconds is not None and self.budget_seconds <= 0:
+            yield "budget_seconds", f"wanted more than 0 seconds or none, came {self.budget_seconds}"
         if self.spike is not None and self.spike <= 0:
             yield "spike", f"wanted more than 0 or none, came {self.spike}"
         for name in ("weight_decay", "grad_clip", "warmup_tokens", "batch_ramp_tokens", "most_rollbacks", "z_loss", "momentum_warmup"):

@@ -22,7 +22,7 @@ def steps(running: Running, count: int, probe: Probe | None = None) -> Iterator[
         running.gpt,
         running.optimizer,
         running.ahead,
-        learning_rates(settings),
+        learning_rates(settings, running.clock),
         steps=count,
         start=running.done,
         max_norm=settings.train.grad_clip,

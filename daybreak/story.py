@@ -185,6 +185,8 @@ class _Story:
         prompts = settings.sample.prompts or ("",)
         late: Late[Step] = Late(running.device)
         probe = Probe(running.gpt)
+        if running.clock.is_over:
+            self.steps = running.done
         for step in stepping.steps(running, self.steps, probe):
             running.done = step.number + 1
             self.world.note(running.done)
@@ -193,7 +195,11 @@ class _Story:
                 yield self.event("probe", **figures)
             probe.watch(settings.eval.probe_every_tokens is not None and self._passes(settings.eval.probe_every_tokens, ahead=1))
             # The same for all processes: whether to stop, to save, and whether any still writes the checkpoint before.
-            stop, save, writing = self.world.highest(stopping.wanted, int(self._save_is_due()), int(not saver.done_here))
+            told = (stopping.wanted, int(self._save_is_due()), int(not saver.done_here), running.clock.reading())
+            stop, save, writing, milliseconds = self.world.highest(*told)
+            running.clock.agree(milliseconds)
+            if running.clock.is_over:
+                self.steps = running.done
             if saver.busy and not writing:
                 yield self._saved(saver.publish(), stopping)
             evaluate, sample = self._passes(settings.eval.every_tokens), self._passes(settings.sample.every_tokens)
@@ -201,6 +207,8 @@ class _Story:
             if not (stop or save or evaluate or sample or tasks or running.done == self.steps):
                 continue
             yield from map(self._told, late.rest())
+            if running.clock.is_over:
+                return
             if evaluate:
                 yield self._evaluate(settings.eval.tokens)
             if tasks:
@@ -264,9 +272,9 @@ class _Story:
         if self.world.leads:
             write_model(self.out / "model", self._whole(), self.data.tokenizer)
         self.world.wait()
-        yield self.event(
-            "end", **_figures(result), val_bytes=result.text_bytes, compressors=compressed_bits_per_byte(text), run=str(self.out)
-        )
+        ended = {"budget_seconds": self.settings.train.budget_seconds} if self.running.clock.is_over else {}
+        figures = {**_figures(result), "val_bytes": result.text_bytes, "compressors": compressed_bits_per_byte(text)}
+        yield self.event("end", **figures, run=str(self.out), **ended)
 
     def _whole(self) -> GPT:
         """The whole model; of one that is divided, as its last checkpoint has it."""

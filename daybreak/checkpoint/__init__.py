@@ -12,8 +12,8 @@ four may go on with. A checkpoint is written under a temporary name, flushed to 
 does not match its manifest is never loaded. No file in it can run code.
 """
 
-from daybreak.checkpoint.folder import CheckpointProblem, delete, found, problems
+from daybreak.checkpoint.folder import CheckpointProblem, delete, found, problems, step_of
 from daybreak.checkpoint.restoring import Restored, read_model, restore
 from daybreak.checkpoint.saving import Saved, Saver, save
 
-__all__ = ["CheckpointProblem", "Restored", "Saved", "Saver", "delete", "found", "problems", "read_model", "restore", "save"]
+__all__ = ["CheckpointProblem", "Restored", "Saved", "Saver", "delete", "found", "problems", "read_model", "restore", "save", "step_of"]

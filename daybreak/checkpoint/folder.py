@@ -30,6 +30,11 @@ def path_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:09d}"
 
 
+def step_of(folder: Path) -> int:
+    """How many steps a published checkpoint had done, by its name."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def temporary(final: Path, why: str = "") -> Path:
     """The name of an unpublished folder beside `final`."""
     return final.with_name(f".{final.name}{why}.tmp")
