@@ -1,7 +1,7 @@
-"""What happened in a run, one JSON object per line, for people, pages and programs to read.
+"""What happened in a run, one JSON object per line, for people, pages and programs to read; and from here to other places if asked.
 
 Each line has `event` (start, step, eval, tasks, probe, sample, checkpoint, skip, rollback, resume, stop, end), `step`, `tokens` and `time`
-(seconds since 1970); the rest depends on the event.
+(seconds since 1970); the rest depends on the event. Any may have a `warning`.
 """
 
 from __future__ import annotations
@@ -9,27 +9,34 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from daybreak.sinks import Sink, Sinks
 
 
 class MetricsFile:
     """Appends events to a file, one line each, flushed at once, so that a page can follow a run while it trains."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sinks: Sequence[Sink] = ()) -> None:
+        """`sinks`: where else the events go."""
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_last_line(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._sinks = Sinks(sinks)
 
-    def write(self, event: Mapping[str, Any]) -> None:
-        """Appends one event. Numbers that JSON cannot hold (NaN, infinity) become null."""
+    def write(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Appends one event and returns it with what the sinks had to say. Numbers that JSON cannot hold (NaN, infinity) become null."""
+        event = {**event, **self._sinks.write(event)}
         self._file.write(json.dumps(plain(event), ensure_ascii=False) + "\n")
         self._file.flush()
+        return event
 
     def close(self) -> None:
-        """Closes the file; a second call does nothing."""
+        """Closes the file and the sinks; a second call does nothing."""
         self._file.close()
+        self._sinks.close()
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
