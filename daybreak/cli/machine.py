@@ -14,6 +14,8 @@ _OPTIONAL = {
     "pyarrow": "reads .parquet files: pip install 'daybreak[parquet]'",
     "datasets": "streams hf:NAME datasets: pip install 'daybreak[hf]'",
     "distributed": "prepares text on many machines: pip install 'daybreak[cluster]'",
+    "tensorboard": "draws runs in TensorBoard: pip install 'daybreak[tensorboard]'",
+    "wandb": "sends runs to Weights & Biases: pip install 'daybreak[wandb]'",
     "transformers": "opens exported models in the field's common library: pip install transformers",
 }
 
