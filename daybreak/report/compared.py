@@ -54,7 +54,10 @@ def as_values(told: Comparison) -> dict[str, Any]:
 def as_section(told: Comparison) -> str:
     """The section that stands first on the page: the verdict, the pictures, the table, what differs."""
     head, *rows = [_head(told), *(_cells(row, told) for row in told.rows)]
-    cells = [[f'<span class="run-name run-{i % 8}">{escape(row[0])}</span>', *map(escape, row[1:])] for i, row in enumerate(rows)]
+    cells = [
+        [f'<span class="run-name run-{i % 8}">{escape(row[0])}</span>', *(escape(cell).replace(", ×", "<br>×") for cell in row[1:])]
+        for i, row in enumerate(rows)
+    ]
     differ = [[f'<span class="differs">{escape(name)}</span>', *map(escape, values)] for name, values in told.settings.items()]
     body = [paragraph(told.verdict, "standing"), table(head, cells, "numbers"), *(paragraph(warning, "note") for warning in told.warnings)]
     body.append(paragraph(_how(told), "note"))

@@ -36,7 +36,12 @@ def header(runs: Runs, title: str) -> str:
         state = f"{run.state}: {run.reason}" if run.reason else run.state
         name = f'<b class="run-name run-{i % 8}">{escape(run.name)}</b> ' if len(runs) > 1 else ""
         badge = f'<span class="badge {run.state.replace(" ", "-")}">{escape(state)}</span>'
-        lines.append(f'<p class="lead">{name}{escape(headline(run))} {badge}</p>')
+        if len(runs) > 3:  # sentences for each would fill the first screen
+            lines.append(f"<span>{name}{badge}</span>")
+        else:
+            lines.append(f'<p class="lead">{name}{escape(headline(run))} {badge}</p>')
+    if len(runs) > 3:
+        lines = [f'<p class="tools">{"".join(lines)}</p>']
     toggle = '<button type="button" id="theme" class="needs-script" aria-label="Switch between light and dark">◐</button>'
     return (
         f'<header><div class="horizon"></div><div class="brow"><span>{escape(title)}</span>{toggle}</div>'
