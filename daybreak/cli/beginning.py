@@ -31,6 +31,8 @@ def plan(event: Event) -> Rows:
     if event["event"] == "resume":
         rows += [("rejected", reason) for reason in event["rejected"]]
         rows.append(("resuming", f"after step {event['step']:,} from {event['path']}"))
+    if "wandb" in event:
+        rows.append(("wandb", event["wandb"]))
     return rows
 
 

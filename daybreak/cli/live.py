@@ -20,6 +20,8 @@ Rows = Sequence[tuple[str, str]]
 """Lines with a name before each, which may be empty."""
 
 _LABEL = 10
+_SHOWN_BELOW = ("step", "eval", "sample", "checkpoint", "skip", "rollback", "stop", "end")
+"""Events that the view itself shows."""
 _FASTEST = 0.25
 _SHARE = 1 / 400
 """Seconds between two frames at least, and how much of the time drawing may take."""
@@ -56,7 +58,7 @@ class Live:
             for label, text in self._beginning(event):
                 self._line(label, text)
             self._begin()
-        elif event["event"] in ("tasks", "probe"):
+        elif event["event"] not in _SHOWN_BELOW:
             self._told(self._said(event))
 
     def close(self) -> None:

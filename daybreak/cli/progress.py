@@ -124,7 +124,11 @@ def _line(event: Event, steps: int) -> str:
         return f"memory    {event['reason']}: {how}"
     if kind == "stop":
         return f"stopping  {event['reason']} after step {step:,}"
-    return f"done      step {step:,}: validation loss {event['val_loss']:.4f}, bits per byte {event['bits_per_byte']:.3f}"
+    if kind == "end":
+        return f"done      step {step:,}: validation loss {event['val_loss']:.4f}, bits per byte {event['bits_per_byte']:.3f}"
+    known = ("event", "step", "tokens", "time", "warning")
+    figures = (f"{name.replace('_', ' ')} {value}" for name, value in event.items() if name not in known)
+    return f"{'event':10}step {step:,}, {kind.replace('_', ' ')}: {', '.join(figures)}"
 
 
 def _task(name: str, told: dict[str, Any]) -> str:

@@ -52,6 +52,16 @@ EVENTS: list[dict[str, Any]] = [
 SAMPLE = "[red]The [bold] [/] :smile: \\[x] [[]]\n          new␛[2J\tline \\"
 
 
+def live(events: list[dict[str, Any]], width: int = 100, **options: Any) -> str:
+    """All that the live view of these events writes."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=40, color_system=None, highlight=False, _environ={})
+    with progress.watching(console, **options) as show:
+        assert isinstance(show, Live)
+        for event in events:
+            show.event(event)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
 # --- Without a terminal ---
 
 
@@ -73,6 +83,13 @@ def test_plain_lines(capsys: Captured) -> None:
         "stopping  SIGTERM after step 2",
         "done      step 2: validation loss 7.5000, bits per byte 2.500",
     ]
+
+
+def test_an_event_of_a_later_version_is_told_too(capsys: Captured) -> None:
+    event = {"event": "micro_batch", "step": 3, "tokens": 9, "time": 1.0, "micro_batch": 4, "reason": "out of memory"}
+    progress.Plain().event(event)
+    assert capsys.readouterr().err == "event     step 3, micro batch: micro batch 4, reason out of memory\n"
+    assert "event     step 3, micro batch: micro batch 4" in live([START, event])
 
 
 def test_plain_lines_are_few_but_hold_the_last_step_and_every_warning(capsys: Captured) -> None:
@@ -256,15 +273,6 @@ def test_folding_loses_no_word(text: str, room: int) -> None:
 )
 def test_times_are_told_in_two_units(seconds: float, told: str) -> None:
     assert duration(seconds) == told
-
-
-def live(events: list[dict[str, Any]], width: int = 100, **options: Any) -> str:
-    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=40, color_system=None, highlight=False, _environ={})
-    with progress.watching(console, **options) as show:
-        assert isinstance(show, Live)
-        for event in events:
-            show.event(event)
-    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def test_the_live_view() -> None:
