@@ -86,10 +86,10 @@ def test_plain_lines(capsys: Captured) -> None:
 
 
 def test_an_event_of_a_later_version_is_told_too(capsys: Captured) -> None:
-    event = {"event": "micro_batch", "step": 3, "tokens": 9, "time": 1.0, "micro_batch": 4, "reason": "out of memory"}
+    event = {"event": "novelty", "step": 3, "tokens": 9, "time": 1.0, "micro_batch": 4, "reason": "out of memory"}
     progress.Plain().event(event)
-    assert capsys.readouterr().err == "event     step 3, micro batch: micro batch 4, reason out of memory\n"
-    assert "event     step 3, micro batch: micro batch 4" in live([START, event])
+    assert capsys.readouterr().err == "event     step 3, novelty: micro batch 4, reason out of memory\n"
+    assert "event     step 3, novelty: micro batch 4" in live([START, event])
 
 
 def test_plain_lines_are_few_but_hold_the_last_step_and_every_warning(capsys: Captured) -> None:
