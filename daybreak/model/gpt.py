@@ -85,7 +85,8 @@ class GPT(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, V). Rows that only round the vocabulary up are cut off: they never win and are in no loss."""
-        logits = F.linear(self.norm(x), self.head_weight)[..., : self.config.tokens]
+        x = self.norm(x)
+        logits = (F.linear(x, self.token_embedding.weight) if self.head is None else self.head(x))[..., : self.config.tokens]
         return logits if self.config.logit_softcap is None else softcapped(logits, self.config.logit_softcap)
 
     @property
