@@ -123,8 +123,8 @@ def _troubles(follower: Follower, history: History) -> list[str]:
     told = []
     if history.strays:
         told.append(
-            f"{history.strays:,} steps came after later ones though nothing was resumed: do two processes train in this folder? "
-            "They are not drawn."
+            f"{history.strays:,} {'step' if history.strays == 1 else 'steps'} came after later ones though nothing was resumed: "
+            "do two processes train in this folder? What came late is not drawn."
         )
     if history.broken:
         told.append(f"{history.broken:,} {'line was' if history.broken == 1 else 'lines were'} cut short or damaged and passed over.")
