@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 import daybreak
-from daybreak.cli import data, machine, model, plan, report, train, travel
+from daybreak.cli import chat, data, machine, model, plan, report, serve, train, travel
 from daybreak.cli.eval import evaluate
 
 
@@ -36,6 +36,8 @@ def command() -> Any:
     app.command("plan", cls=train.WithSettings)(plan.plan)
     app.command("eval")(evaluate)
     app.command("sample")(model.sample)
+    app.command("serve")(serve.serve)
+    app.command("chat")(chat.chat)
     app.command("report")(report.report)
     app.command("import")(travel.import_model)
     app.command("export")(travel.export)

@@ -1,4 +1,4 @@
-"""`daybreak serve` and `daybreak chat`: models that answer over HTTP, and in the terminal."""
+"""`daybreak serve`: models that answer over HTTP."""
 
 from __future__ import annotations
 
