@@ -4,15 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 from worlds import in_worlds, single
 
 from daybreak.model.attention import plain
-from daybreak.model.config import GPTConfig
+from daybreak.model.config import SIZES, GPTConfig
+from daybreak.model.flops import flops_per_token
 from daybreak.model.gpt import GPT
 from daybreak.model.init import build, initialize
 from daybreak.training.optimizers import make_optimizer
 from daybreak.training.optimizers.guarded import guarded_step
-from daybreak.training.optimizers.muon import Muon, even_out, orthogonalize
+from daybreak.training.optimizers.muon import Muon, even_out, newton_schulz_flops, orthogonalize
 from daybreak.training.optimizers.sharing import deal
 from daybreak.training.parallel import across
 
@@ -53,6 +55,22 @@ def test_bf16_is_exact_enough():
     matrix = drawn(48, 32)
     values = torch.linalg.svdvals(orthogonalize(matrix.bfloat16()[None])[0].float())
     assert 0.5 < values.min() <= values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
+def test_its_operations_are_those_that_torch_counts(shape):
+    with FlopCounterMode(display=False) as counter:
+        orthogonalize(drawn(1, *shape))
+    assert counter.get_total_flops() == newton_schulz_flops(*shape)
+
+
+def test_at_124m_and_half_a_million_tokens_it_is_a_small_part_of_the_step():
+    shape, C = SIZES["gpt2"]["124m"], 768
+    with torch.device("meta"):
+        muon, _ = make_optimizer("muon", GPT(shape), weight_decay=0.1, betas=(0.9, 0.95), epsilon=1e-8).parts
+    each_block = 4 * newton_schulz_flops(C, C) + newton_schulz_flops(4 * C, C) + newton_schulz_flops(C, 4 * C)
+    assert muon.flops() == 12 * each_block
+    assert 0.003 < muon.flops() / (524_288 * flops_per_token(shape)) < 0.05
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])

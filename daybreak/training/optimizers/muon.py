@@ -44,6 +44,13 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return X.mT if tall else X
 
 
+def newton_schulz_flops(R: int, C: int) -> int:
+    """Operations to make one (R, C) matrix orthogonal: in each iteration two products of the small square with the matrix, one of it with
+    itself. They do not depend on the batch, so their share of a step falls as it grows."""
+    small, large = min(R, C), max(R, C)
+    return ITERATIONS * (4 * small**2 * large + 2 * small**3)
+
+
 class Muon(StepsIf):
     """Every parameter is a matrix, or several stacked by rows: a group's `rows` says how many each has, () for one matrix.
 
@@ -91,6 +98,11 @@ class Muon(StepsIf):
             if accepted is not None:  # selected, never multiplied: 0 times NaN is NaN
                 decay, update = torch.where(accepted, decay, 1.0), torch.where(accepted, update, 0.0)
             _local(weight).mul_(decay).add_(update, alpha=-group["lr"])
+
+    def flops(self) -> int:
+        """Operations of its iterations in one step, by all processes together."""
+        shapes = [(R, p.shape[1]) for group in self.param_groups for p in group["params"] for R in _rows(group, p)]
+        return sum(newton_schulz_flops(R, C) for R, C in shapes)
 
     def _remember(self, weight: Tensor, group: dict[str, Any], accepted: Tensor | None) -> Columns:
         """Adds the gradient to the momentum, unless refused, and returns what is to be made orthogonal."""
