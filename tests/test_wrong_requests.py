@@ -423,7 +423,9 @@ CASES = [
         "import of another model", ["import", "run/model", "--out", "new"], [["model_type gpt2, came 'llama'"]], foreign(model_type="llama")
     ),
     Wrong(
-        "export in another form", ["export", "run", "--format", "onnx", "--out", "new"], [["--format: wanted hf, gguf or daybreak, came 'onnx'"]]
+        "export in another form",
+        ["export", "run", "--format", "onnx", "--out", "new"],
+        [["--format: wanted hf, gguf or daybreak, came 'onnx'"]],
     ),
     Wrong("export over a file", ["export", "run", "--out", "text.jsonl"], [["text.jsonl: wanted a new or empty folder"]]),
     Wrong(
@@ -530,6 +532,16 @@ CASES = [
     Wrong("report to a folder", ["report", "run", "--out", "data"], [["data: cannot be written", "choose another --out"]]),
     Wrong("report below a file", ["report", "run", "--out", "text.jsonl/page.html"], [["page.html: cannot be written", "another --out"]]),
     Wrong("report of damaged settings", ["report", "run"], [["run/settings.json: wanted JSON"]], text("run/settings.json", "{")),
+    Wrong("watch nothing", ["watch", "nothing"], [["nothing: wanted a run's folder or a folder of runs"]]),
+    Wrong("watch a file", ["watch", "run", "text.jsonl"], [["text.jsonl: wanted a run's folder or a folder of runs"]]),
+    Wrong("watch without a folder", ["watch"], [["Missing argument", "RUN_DIR"]]),
+    Wrong("watch on a port that is none", ["watch", "run", "--port", "70000"], [["--port", "65535"]]),
+    Wrong("compare one", ["compare", "run"], [["wanted at least two runs", "came 1"]]),
+    Wrong("compare with a baseline alone", ["compare", "--baseline", "run"], [["wanted at least two runs", "came 1"]]),
+    Wrong("compare with no run", ["compare", "run", "nothing"], [["nothing: wanted a run's folder"]]),
+    Wrong("compare by price", ["compare", "run", "a", "--by", "price"], [["--by: wanted tokens, time or flops, came 'price'"]]),
+    Wrong("compare to a word", ["compare", "run", "a", "--to-loss", "low"], [["--to-loss", "valid number"]]),
+    Wrong("compare with a baseline of nothing", ["compare", "run", "--baseline"], [["--baseline", "requires an argument"]]),
     Wrong("doctor of no run", ["doctor", "data"], [["data: wanted a run's folder"]]),
 ]
 

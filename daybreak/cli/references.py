@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from daybreak.report.references import Reference
 
-_RELEASED = {"fineweb": "GPT-2", "fineweb-edu": "GPT-2", "openwebtext": "GPT-2"}
-
 
 def references() -> list[Reference]:
     """All reference curves and levels."""
@@ -40,4 +38,9 @@ def references() -> list[Reference]:
     for row in published.ROWS:
         if row.metric == "val_loss" and row.protocol == "validation":
             found.append(Reference(f"OpenAI's {row.model}", row.task, "gpt2", row.parameters, (), (row.value,), row.source))
+    accuracies = {row.model: row for row in reversed(published.rows("hellaswag", "completion", "acc_norm"))}  # the first of each counts
+    for model, row in accuracies.items():
+        found.append(
+            Reference(f"OpenAI's {model}", "hellaswag", "gpt2", row.parameters, (), (row.value,), row.source, quantity="hellaswag")
+        )
     return found
