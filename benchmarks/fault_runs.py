@@ -85,7 +85,7 @@ def _told(out: Path) -> dict[str, Any]:
     """By event and step what counts of a run's story."""
     rows = metrics.as_one_run(metrics.read(out / "metrics.jsonl"))
     kept = [row for row in rows if row["event"] in ("step", "eval", "sample", "end")]
-    plain = [{key: value for key, value in row.items() if key not in ("time", "tokens_per_second", "run")} for row in kept]
+    plain = [{key: value for key, value in row.items() if key not in ("time", "tokens_per_second", "data_share", "run")} for row in kept]
     return {f"{row['event']} {row['step']} {row.get('prompt', '')}": row for row in plain}
 
 

@@ -68,7 +68,7 @@ def dry_run(settings: Settings, placement: Placement, devices: int, rank: int = 
     if placement.layout == "hsdp" and (devices % node or devices == node):
         raise ConfigError([f"machine.parallel: wanted several nodes of {NODE} devices for hsdp, came {devices:,} devices"])
     shape, plan = settings.model, settings.train
-    precision = "fp32" if settings.machine.precision == "fp32" else "bf16"
+    precision = "fp32" if settings.machine.precision in ("fp32", "tf32") else "bf16"
     cpu = torch.device("cpu")
     world = World(rank, rank % node, devices, node)
     with torch.device("meta"):

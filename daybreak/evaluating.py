@@ -18,7 +18,7 @@ from daybreak.evaluation.score import Score, batch_count, score
 from daybreak.loading import Model
 from daybreak.model.gpt import GPT
 from daybreak.model.kv_cache import KVCache
-from daybreak.opening import micro_batch
+from daybreak.opening import reading_batch
 from daybreak.training.parallel import Across, Alone
 from daybreak.training.precision import MixedPrecision
 from daybreak.world import ALONE, World
@@ -30,7 +30,7 @@ def evaluate(model: Model, data: Data) -> Score:
         names = f"wanted the model's {model.tokenizer.name} tokenizer, came another ({data.tokenizer.name})"
         raise config.ConfigError([f"{data.folder}: {names}; prepare the text again with --tokenizer MODEL_DIR"])
     precision = MixedPrecision(machine.choose_precision(model.device), model.device)
-    return score_validation(model.gpt, data, precision, batch=micro_batch(8192, model.config.context_length, model.device))
+    return score_validation(model.gpt, data, precision, batch=reading_batch(model.config.context_length, model.device))
 
 
 def score_validation(

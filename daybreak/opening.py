@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from daybreak import checkpoint, config, files, machine, metrics, sinks
+from daybreak import checkpoint, config, files, machine, metrics, planning, sinks
 from daybreak.corpus import Data
 from daybreak.data.steps import Steps, indivisible, largest_micro_batch
 from daybreak.data.tokenizer import Tokenizer
@@ -25,7 +25,8 @@ from daybreak.training.parallel import Across, Layout, across
 from daybreak.world import ALONE, World, ranks_from_environment
 
 _LOCK = ".lock"
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
+_MICRO_BATCH_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": planning.MICRO_BATCH_TOKENS}
+_READING_TOKENS = {"cpu": 4096, "mps": 8192, "cuda": 16384}
 
 
 def resolve_vocabulary(shape: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
@@ -291,6 +292,27 @@ def is_finished(out: Path, settings: Settings) -> bool:
     return ends[-1].get("step", 0) >= steps_to_take(settings) or (budget is not None and ends[-1].get("budget_seconds") == budget)
 
 
-def micro_batch(batch_tokens: int, context_length: int, device: torch.device, world_size: int = 1) -> int:
-    """How many sequences to compute at once: what the device holds comfortably and divides its share of the batch."""
-    return largest_micro_batch(batch_tokens // context_length // world_size, _MICRO_BATCH_TOKENS[device.type] // context_length)
+def micro_batch(
+    settings: Settings, device: torch.device, precision: machine.Precision, world: World = ALONE, layout: Layout = "single"
+) -> int:
+    """How many sequences to compute at once: what divides the device's share of the batch and, on a GPU, fits its free memory.
+
+    On a CPU, where memory is plentiful and caches are small, what it computes quickest.
+    """
+    plan, length = settings.train, settings.model.context_length
+    share = (plan.batch_start_tokens or plan.batch_tokens) // length // world.size
+    most = _MICRO_BATCH_TOKENS[device.type] // length
+    free = machine.free_memory(device)
+    if free is None:
+        return largest_micro_batch(share, most)
+    for size in range(min(share, most), 1, -1):
+        if share % size == 0:
+            shares = world.local_size if layout == "hsdp" else world.size
+            if planning.needs(settings, precision, layout, shares, size, free).total <= planning.USABLE * free:
+                return size
+    return 1
+
+
+def reading_batch(context_length: int, device: torch.device) -> int:
+    """How many sequences to read at once where nothing is learned: their logits are whole."""
+    return max(1, _READING_TOKENS[device.type] // context_length)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +15,7 @@ from daybreak.devices import Device
 from daybreak.model import memory as bytes_of
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import flops_per_token, flops_per_token_6n, parameter_count
-from daybreak.settings import MachineSettings, Settings
+from daybreak.settings import MachineSettings, Settings, loss_chunk
 
 UTILISATION = 0.4
 """The share of their peak that devices are taken to reach (MFU). Published PyTorch trainers reach 0.45 to 0.6 on A100 and 0.35 to 0.43 on
@@ -25,6 +25,9 @@ _SMALL = 50_000_000  # parameters; what is published, and measured with, begins 
 
 USABLE = 0.9
 """The share of a device's memory that tensors can fill; CUDA, the links between devices and gaps between tensors take the rest. Assumed."""
+
+MICRO_BATCH_TOKENS = 65_536
+"""How many tokens a GPU is given at once at most, as more make no kernel quicker. Assumed."""
 
 NODE = 8
 """How many devices of one kind a node usually has; hsdp divides among these."""
@@ -148,8 +151,7 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
     shape, train = settings.model, settings.train
     steps = Steps(train.batch_tokens, train.batch_start_tokens, train.batch_ramp_tokens)
     count = steps.count(min(train.train_tokens, train.stop_tokens or train.train_tokens))
-    wide = 4 if settings.machine.precision == "fp32" else 2
-    rule = _Rule(shape, wide, settings.machine, None if fleet is None else fleet.device.memory_bytes)
+    rule = _rule(settings, fleet)
     made = Plan(
         parameters=parameter_count(shape),
         flops_per_token=flops_per_token(shape),
@@ -161,7 +163,9 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
     if fleet is None:
         return made
     full, first = train.batch_tokens // shape.context_length, steps.batch(0) // shape.context_length
-    placement, fits = rule.best(fleet, _choices(train.micro_batch, full, first, fleet.count))
+    choices = _choices(train.micro_batch, full, first, fleet.count)
+    most = max(1, MICRO_BATCH_TOKENS // shape.context_length)
+    placement, fits = rule.best(fleet, [size for size in choices if size <= most] if train.micro_batch is None else choices)
     fewest = rule.fewest(fleet.device)
     notes = [] if fits else [_way_out(placement, fleet, fewest)]
     notes += _dividing(full, first, fleet.count, shape.context_length, train.micro_batch or 1)
@@ -170,8 +174,20 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
     if settings.machine.precision == "fp32":
         notes.append("machine.precision=fp32 is many times slower; time and cost are for 16-bit matrix products, as auto computes them")
     if placement.layout in ("fsdp", "hsdp"):
-        notes += _sharding(fleet, wide)
+        notes += _sharding(fleet, rule.wide)
     return replace(made, placement=placement, fleet=fleet, fits=fits, fewest_devices=fewest, notes=tuple(notes))
+
+
+def needs(settings: Settings, precision: str, layout: Layout, devices: int, micro_batch: int, device_bytes: int) -> Memory:
+    """What each of so many devices would hold in a number format."""
+    rule = _Rule(settings.model, 2 if precision in ("bf16", "fp16") else 4, settings.machine, device_bytes, loss_chunk(settings, precision))
+    return rule.place(layout, devices, micro_batch, settings.machine.recompute).memory
+
+
+def _rule(settings: Settings, fleet: Fleet | None) -> _Rule:
+    wide = 4 if settings.machine.precision in ("fp32", "tf32") else 2
+    chunk = loss_chunk(settings, "bf16" if wide == 2 else "fp32")
+    return _Rule(settings.model, wide, settings.machine, None if fleet is None else fleet.device.memory_bytes, chunk)
 
 
 @dataclass(frozen=True)
@@ -182,6 +198,8 @@ class _Rule:
     wide: int
     machine: MachineSettings
     device_bytes: int | None
+    chunk: int | None = None
+    """Tokens whose logits are in fp32 at once; None for all."""
 
     def place(self, layout: Layout, devices: int, micro_batch: int, recompute: bool) -> Placement:
         states = bytes_of.state_bytes(self.shape)
@@ -199,7 +217,7 @@ class _Rule:
                 states=-(-states // (shares or 1)),
                 weights=weights,
                 activations=bytes_of.activation_bytes(self.shape, micro_batch, self.wide, square, recompute),
-                logits=bytes_of.logits_bytes(self.shape, micro_batch),
+                logits=bytes_of.logits_bytes(self.shape, micro_batch, self.wide, self.chunk),
             ),
         )
 
@@ -289,3 +307,67 @@ def _way_out(placement: Placement, fleet: Fleet, fewest: int | None) -> str:
         shorter = ", or set model.context_length lower" if memory.weights < room else ""
         return told + f"no number of them would do; take a device with more memory{shorter}"
     return told + f"at least {fewest:,} of them, sharded, or devices with more memory"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One micro-batch of a choice."""
+
+    micro_batch: int
+    memory_bytes: int
+    """Of each device."""
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to place a run on devices, over the micro-batches that divide a device's share of the batch."""
+
+    fleet: Fleet
+    layout: Layout
+    recompute: bool
+    cells: tuple[Cell, ...]
+    made: Plan
+    """The plan for these devices, whichever way it takes."""
+
+    @property
+    def largest(self) -> int | None:
+        """The largest micro-batch that fits; None if none does."""
+        return max((cell.micro_batch for cell in self.cells if cell.fits), default=None)
+
+    @property
+    def taken(self) -> bool:
+        """Whether the plan takes this way."""
+        placed = self.made.placement
+        return bool(self.made.fits) and (placed.layout, placed.recompute) == (self.layout, self.recompute)
+
+
+def choices(settings: Settings, fleets: Sequence[Fleet], most: int = 64) -> list[Choice]:
+    """Every way to place a run on each of some fleets, with the memory of micro-batches of 1, 2, 4, ... `most` sequences.
+
+    A way that saves memory is left out where a simpler one already holds the largest micro-batch. Time and cost are the plan's, which do
+    not depend on the micro-batch.
+    """
+    found = []
+    wanted = settings.machine.parallel
+    for fleet in fleets:
+        made, rule = plan(settings, fleet), _rule(settings, fleet)
+        shares = [size for size in _shares(settings, fleet) if size <= most and size & (size - 1) == 0] or [made.placement.micro_batch]
+        several: tuple[Layout, ...] = ("ddp", "fsdp", "hsdp") if fleet.count > NODE and fleet.count % NODE == 0 else ("ddp", "fsdp")
+        layouts: tuple[Layout, ...] = ("single",) if fleet.count == 1 else several if wanted == "auto" else (wanted,)
+        room = USABLE * fleet.device.memory_bytes
+        for layout in layouts:
+            for recompute in (True,) if settings.machine.recompute else (False, True):
+                sizes = [rule.place(layout, fleet.count, size, recompute).memory.total for size in shares]
+                cells = tuple(Cell(size, total, total <= room) for size, total in zip(shares, sizes, strict=True))
+                found.append(Choice(fleet, layout, recompute, cells, made))
+                if cells[-1].fits:
+                    break
+    return found
+
+
+def _shares(settings: Settings, fleet: Fleet) -> list[int]:
+    """The micro-batches that divide a device's share of the batch, smallest first."""
+    train, length = settings.train, settings.model.context_length
+    first = Steps(train.batch_tokens, train.batch_start_tokens, train.batch_ramp_tokens).batch(0)
+    return sorted(_choices(train.micro_batch, train.batch_tokens // length, first // length, fleet.count))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from daybreak import checkpoint, machine
-from daybreak.corpus import Data
-from daybreak.data.batches import Ahead, Batches
+from daybreak import checkpoint, compiling, machine
+from daybreak.choosing import Chosen
+from daybreak.data.batches import Ahead, Batches, Tokens
 from daybreak.data.skipped import Skipped
-from daybreak.data.steps import Steps
+from daybreak.data.steps import Steps, largest_micro_batch
 from daybreak.learning import optimizer_for
 from daybreak.model import init
-from daybreak.model.attention import KERNELS
 from daybreak.model.gpt import GPT
-from daybreak.opening import micro_batch
 from daybreak.settings import Settings
 from daybreak.training.clock import Clock
 from daybreak.training.guard import Guard, Trouble
@@ -30,30 +31,40 @@ class Running:
     """The state of a run: all that a checkpoint holds, and what it takes to go on from one."""
 
     def __init__(
-        self, settings: Settings, out: Path, data: Data, device: torch.device, precision: machine.Precision, world: World, ways: Across
+        self,
+        settings: Settings,
+        out: Path,
+        text: Tokens,
+        identity: Mapping[str, str],
+        device: torch.device,
+        precision: machine.Precision,
+        world: World,
+        ways: Across,
+        chosen: Chosen,
     ) -> None:
-        """The model has no weights until `begin` or `restore`."""
-        self.settings, self.out, self.world, self.across, self.device = settings, out, world, ways, device
+        """`identity` says what the text is, as checkpoints are to note. The model has no weights until `begin` or `restore`."""
+        self.settings, self.out, self.world, self.across, self.device, self.chosen = settings, out, world, ways, device, chosen
         if device.type == "cpu":
             machine.prepare_cpu(settings.machine.threads)
+        if precision in ("fp32", "tf32"):
+            machine.use_precision(precision)
         shape, plan = settings.model, settings.train
         self.gpt = self._build()
         self.optimizer = optimizer_for(settings, self.gpt, precision, ways)
-        self._number_format = precision
+        self.number_format = precision
         self._set_out()
         self.batches = Batches(
-            data.train,
+            text,
             context_length=shape.context_length,
             batch_tokens=Steps(plan.batch_tokens, plan.batch_start_tokens, plan.batch_ramp_tokens),
-            micro_batch=plan.micro_batch
-            or micro_batch(plan.batch_start_tokens or plan.batch_tokens, shape.context_length, device, world.size),
+            micro_batch=chosen.micro_batch,
             seed=plan.seed,
             rank=world.rank,
             world_size=world.size,
         )
         self.ahead = Ahead(self.batches, device)
         self.rollbacks = Rollbacks()
-        self.identity = {"data": data.manifest.fingerprint}
+        self.identity = dict(identity)
         self.saver: checkpoint.Saver | None = None
         self.clock = Clock(plan.budget_seconds)
 
@@ -112,6 +123,27 @@ class Running:
         self.batches.skip(trouble.first, trouble.last)
         return self.done
 
+    def may_compute_less(self) -> bool:
+        """Whether the micro-batch, having been chosen and not asked for, may be made smaller where memory runs out.
+
+        Not among several processes: the others wait for this one in the middle of a step.
+        """
+        return self.world.size == 1 and self.settings.train.micro_batch is None and self.chosen.micro_batch > 1
+
+    def compute_less(self) -> None:
+        """Halves the micro-batch and begins again where the run stood when this process took it up."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ahead.close()
+        now = self.batches.micro_batch
+        self.batches.micro_batch = largest_micro_batch(now, now // 2)  # a divisor of what divides the batch
+        self.chosen = replace(self.chosen, micro_batch=self.batches.micro_batch)
+        self.ahead = Ahead(self.batches, self.device)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._restore() is None:
+            self._initialize()
+
     def close(self) -> None:
         """Ends the reading thread and gives up a save that is under way."""
         self.ahead.close()
@@ -121,12 +153,13 @@ class Running:
     def _build(self) -> GPT:
         """The model, or this process's part of it, with no weights yet."""
         with torch.device("meta"):
-            gpt = GPT(self.settings.model, KERNELS[self.settings.machine.attention])
+            gpt = GPT(self.settings.model, self.chosen.kernel(self.settings))
         if self.settings.machine.recompute:
             recompute_blocks(gpt)
         self.across.place(gpt)
         gpt.to_empty(device=self.device)
         if self.settings.machine.compile:
+            compiling.keep()
             for block in gpt.blocks:
                 block.compile()
         return gpt
@@ -135,7 +168,7 @@ class Running:
         """What a run begins with besides its weights."""
         plan = self.settings.train
         machine.seed_everything(plan.seed, self.world.rank)
-        self.precision = MixedPrecision(self._number_format, self.device)
+        self.precision = MixedPrecision(self.number_format, self.device)
         self.guard = Guard(self.device, spike=plan.spike)
         self.done = 0
 

@@ -93,7 +93,8 @@ class TrainSettings:
     vector_scale: float = 1.0
     """What learning_rate is multiplied with for biases, gains and other scalars."""
     weight_decay: float = 0.1
-    """Weight decay of matrices and embeddings, times the learning rate of each; part of the gradient in adam, rmsprop and the sgds."""
+    """Weight decay of matrices and embeddings, times the learning rate of each, with the muons of what they train alone; part of the gradient
+    in adam, rmsprop and the sgds."""
     grad_clip: float = 1.0
     """The gradient is scaled down to this length where it is longer; 0 never."""
     z_loss: float = 0.0
@@ -223,19 +224,20 @@ class MachineSettings:
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """The number format of matrix products; auto takes what the device does really well."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """The number format of matrix products; auto takes what the device does really well. tf32 is fp32 with factors of 10 bits, on CUDA."""
     threads: int | None = None
     """How many CPU threads to compute with; none leaves it to torch."""
-    attention: Literal["auto", "fused", "plain", "daybreak"] = "auto"
-    """The attention kernel; auto takes the faster for the device. daybreak is our FlashAttention, in Triton on CUDA and slow elsewhere;
-    with dropout, which it lacks, fused."""
+    attention: Literal["auto", "rule", "fused", "plain", "daybreak"] = "auto"
+    """The attention kernel; auto tries which is the quickest for the shape, once on each machine, rule takes the one expected to be so.
+    fused is torch's. daybreak is our FlashAttention, in Triton on CUDA and slow elsewhere; with dropout, which it lacks, fused."""
     parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     """Under torchrun: a copy on each device, shards over all, or shards within a node and copies between; auto by the model's size."""
     recompute: bool = False
     """Keep only each block's input and compute the rest again in the backward pass: less memory, about a third more work."""
     loss_chunk: int | None = None
-    """How many tokens' logits are in fp32 at once, which saves memory where the vocabulary is large; none takes all of a micro-batch's."""
+    """How many tokens' logits are in fp32 at once, which saves memory and, in 16 bits, some time; 0 takes all of a micro-batch's, none
+    chooses."""
     compile: bool = False
     """Compile each block with torch.compile; the first step takes longer, the others less."""
     limit_seconds: float | None = None
@@ -250,8 +252,8 @@ class MachineSettings:
         for name in ("patience", "limit_seconds"):
             if (seconds := getattr(self, name)) is not None and seconds <= 0:
                 yield name, f"wanted more than 0 seconds, came {seconds}"
-        if self.loss_chunk is not None and self.loss_chunk < 1:
-            yield "loss_chunk", f"wanted at least 1 or none, came {self.loss_chunk}"
+        if self.loss_chunk is not None and self.loss_chunk < 0:
+            yield "loss_chunk", f"wanted 0 or more or none, came {self.loss_chunk}"
         if self.threads is not None and self.threads < 1:
             yield "threads", f"wanted at least 1 or none, came {self.threads}"
 
@@ -301,10 +303,10 @@ class Settings:
         """What is wrong between the parts, as (field, sentence)."""
         shape, plan = self.model, self.train
         first = "batch_tokens" if plan.batch_start_tokens is None else "batch_start_tokens"  # what divides it divides all that follow
-        if plan.z_loss and self.machine.loss_chunk is not None:
+        if plan.z_loss and self.machine.loss_chunk:
             yield (
                 "machine.loss_chunk",
-                f"wanted none beside train.z_loss = {plan.z_loss:g}, which needs whole logits, came {self.machine.loss_chunk}",
+                f"wanted none or 0 beside train.z_loss = {plan.z_loss:g}, which needs whole logits, came {self.machine.loss_chunk}",
             )
         sizes = (getattr(plan, first), shape.context_length, plan.micro_batch or 1)
         if min(sizes) >= 1 and (problem := indivisible(*sizes)):
@@ -318,3 +320,20 @@ def decides_result(path: str) -> bool:
     the run stops on its way.
     """
     return path.startswith(("model.", "train.")) and path not in ("train.micro_batch", "train.stop_tokens")
+
+
+_LARGE_VOCABULARY = 32_768
+_LOSS_CHUNK = 1024
+
+
+def loss_chunk(settings: Settings, precision: str) -> int | None:
+    """How many tokens' logits are in fp32 at once in a number format; None for all of a micro-batch's.
+
+    In 16 bits and with a vocabulary as GPT-2's chunks take a sixth of the memory and a little less time (benchmarks/loss.py); with a small
+    one many small kernels may cost more than they save. In fp32 each chunk's logits are computed twice, so somebody has to ask for it.
+    """
+    if (wanted := settings.machine.loss_chunk) is not None:
+        return wanted or None
+    whole = settings.train.z_loss or settings.model.logit_softcap  # which need all logits in one piece
+    pays = precision in ("bf16", "fp16") and settings.model.tokens >= _LARGE_VOCABULARY
+    return _LOSS_CHUNK if pays and not whole else None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from daybreak.learning import learning_rates
 from daybreak.running import Running
-from daybreak.settings import Settings
+from daybreak.settings import Settings, loss_chunk
 from daybreak.training.chunked import chunked_cross_entropy
 from daybreak.training.loop import Probe, Step, train
 from daybreak.training.objectives import Objective, cross_entropy, with_z_loss
@@ -29,14 +29,14 @@ def steps(running: Running, count: int, probe: Probe | None = None) -> Iterator[
         precision=running.precision,
         guard=running.guard,
         across=running.across,
-        objective=objective(settings),
+        objective=objective(settings, running.number_format),
         probe=probe,
     )
 
 
-def objective(settings: Settings) -> Objective:
-    """What the model is trained for."""
+def objective(settings: Settings, precision: str) -> Objective:
+    """What the model is trained for, computed in a number format."""
     if settings.train.z_loss:
         return with_z_loss(settings.train.z_loss)
-    chunk = settings.machine.loss_chunk
+    chunk = loss_chunk(settings, precision)
     return cross_entropy if chunk is None else chunked_cross_entropy(chunk, compiled=settings.machine.compile)

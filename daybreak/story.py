@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 
 from daybreak import checkpoint, config, machine, metrics, sinks, stepping
+from daybreak.choosing import choose
+from daybreak.compiling import Stopwatch
 from daybreak.corpus import Data
 from daybreak.data.batches import validation_windows
 from daybreak.evaluating import run_tasks, score_validation
@@ -27,18 +29,22 @@ from daybreak.inference.sampling import PredictionFailed
 from daybreak.loading import Model, write_model
 from daybreak.model.flops import flops_per_token, parameter_count
 from daybreak.model.gpt import GPT
-from daybreak.opening import across_for, holding, open_folder, own_device, resolve, same_everywhere, steps_to_take
+from daybreak.opening import across_for, holding, open_folder, own_device, reading_batch, resolve, same_everywhere, steps_to_take
 from daybreak.running import Running
 from daybreak.settings import Settings
 from daybreak.stopping import DONE, STOPPED, Stopping, grace, how, mark, requeue, too_slow
+from daybreak.training import garbage
 from daybreak.training.guard import TrainingFailed, Troubled
 from daybreak.training.late import Late
 from daybreak.training.loop import Step
+from daybreak.training.pace import Pace
 from daybreak.training.probes import Probe
 from daybreak.world import FailedElsewhere, briefly, is_lost, joined
 
 Event = dict[str, Any]
 
+_WORTH_TELLING = 0.5
+"""Seconds of compiling."""
 _MOST_COMPRESSED_BYTES = 32 << 20  # xz -9 takes about a second a megabyte
 
 
@@ -72,7 +78,11 @@ def events(settings: Settings, out: str | Path) -> Iterator[Event]:
             with holding(out, world), Stopping(settings.machine.limit_seconds) as stopping:
                 folder_is_new = open_folder(out, settings, data, world)
                 ways = across_for(settings, layout, device, precision, world)
-                running = Running(settings, out, data, device, precision, world, ways)
+                if device.type == "cpu":
+                    machine.prepare_cpu(settings.machine.threads)
+                chosen = choose(settings, device, precision, layout, world, out)
+                identity = {"data": data.manifest.fingerprint}
+                running = Running(settings, out, data.train, identity, device, precision, world, ways, chosen)
                 with contextlib.closing(_Story(running, data, tasks, machine.facts(device, precision))) as story:
                     yield from story.tell(stopping, folder_is_new)
         except (TrainingFailed, PredictionFailed) as error:
@@ -124,6 +134,8 @@ class _Story:
         self.facts |= {"layout": running.across.layout, "devices": self.world.size}
         self.stopped_by = 0
         self.step_seconds = 0.0
+        self.stepped = False
+        """Whether a step has been taken since this process began."""
         self.accepted = True
         """Whether the last step told was."""
 
@@ -140,6 +152,13 @@ class _Story:
             except Troubled as troubled:
                 to = self.running.go_back(troubled.trouble)
                 yield self.event("rollback", reason=troubled.trouble.said, without=[troubled.trouble.first, troubled.trouble.last], to=to)
+                continue
+            except torch.OutOfMemoryError as error:
+                if self.stepped or not self.running.may_compute_less():
+                    raise
+                reason = str(error).partition(". ")[0]
+            self.running.compute_less()  # here, where the error no longer holds what was computed
+            yield self.event("micro_batch", micro_batch=self.running.batches.micro_batch, reason=reason)
         if self.stopped_by and self.running.done < self.steps:
             yield from self._save(hurry=True)
             reason, status = how(self.stopped_by)
@@ -172,6 +191,9 @@ class _Story:
             "train_tokens": (tokens := batches.steps.before(self.steps)),
             "epochs": round(tokens / batches.context_length / batches.windows, 2),
             "micro_batch": batches.micro_batch,
+            "attention": dict(self.running.chosen.attention)
+            if self.settings.machine.attention == "auto"
+            else self.settings.machine.attention,
             "val_tokens": len(self.data.val),
         }
         if restored is None:
@@ -179,18 +201,23 @@ class _Story:
         return self.event("resume", **plan, path=str(restored.path), rejected=list(restored.rejected), draws=restored.draws)
 
     def _train(self, stopping: Stopping) -> Iterator[Event]:
+        with Stopwatch(self.settings.machine.compile) as stopwatch, garbage.kept() as collect:
+            self.pace = Pace(lambda: self.running.ahead.waited, lambda: stopwatch.seconds)
+            yield from self._steps(stopping, collect)
+
+    def _steps(self, stopping: Stopping, collect: Callable[[bool], None]) -> Iterator[Event]:
         settings, running, saver = self.settings, self.running, self.running.saver
         assert saver is not None
-        self.saved_at = self.told_at = time.monotonic()
+        self.saved_at = time.monotonic()
         prompts = settings.sample.prompts or ("",)
         late: Late[Step] = Late(running.device)
         probe = Probe(running.gpt)
         if running.clock.is_over:
             self.steps = running.done
         for step in stepping.steps(running, self.steps, probe):
-            running.done = step.number + 1
+            running.done, self.stepped = step.number + 1, True
             self.world.note(running.done)
-            yield from map(self._told, late.put(step, step.verdict.figures))
+            yield from self._tell_steps(late.put(step, step.verdict.figures))
             if figures := probe.take():
                 yield self.event("probe", **figures)
             probe.watch(settings.eval.probe_every_tokens is not None and self._passes(settings.eval.probe_every_tokens, ahead=1))
@@ -205,8 +232,9 @@ class _Story:
             evaluate, sample = self._passes(settings.eval.every_tokens), self._passes(settings.sample.every_tokens)
             tasks = bool(self.tasks.training) and self._passes(settings.eval.tasks_every_tokens)
             if not (stop or save or evaluate or sample or tasks or running.done == self.steps):
+                collect(False)
                 continue
-            yield from map(self._told, late.rest())
+            yield from self._tell_steps(late.rest())
             if running.clock.is_over:
                 return
             if evaluate:
@@ -222,22 +250,25 @@ class _Story:
             if save and self.accepted and not saver.busy:  # a run that may have diverged does not push out what it could go back to
                 running.save()
                 self.saved_at = time.monotonic()
-            self.told_at = time.monotonic()  # what was done in between counts for no step
+            collect(True)
+            self.pace.skip()  # what was done in between counts for no step
 
-    def _told(self, step_and_figures: tuple[Step, list[float]]) -> Event:
-        """A step as an event, once its figures have come from the device. Raises Troubled where only going back helps."""
-        step, figures = step_and_figures
-        told = self.running.guard.tell(step.number, figures)
-        now = time.monotonic()
-        speed = self.running.batches.steps.batch(step.number) / (now - self.told_at)
-        self.step_seconds, self.told_at, self.accepted = now - self.told_at, now, told.accepted
-        where = {"step": step.number + 1, "tokens": step.tokens, "loss": told.loss, "grad_norm": told.grad_norm}
-        if told.accepted:
-            return self.event("step", **where, learning_rate=step.learning_rate, tokens_per_second=round(speed, 1))
-        event = self.event("skip", **where, reason=told.reason)
-        if told.trouble is not None:
-            raise Troubled(told.trouble)
-        return event
+    def _tell_steps(self, steps: list[tuple[Step, list[float]]]) -> Iterator[Event]:
+        """Steps as events, once their figures have come from the device. Raises Troubled where only going back helps."""
+        for step, figures in steps:
+            told, lap = self.running.guard.tell(step.number, figures), self.pace.lap()
+            self.step_seconds, self.accepted = lap.seconds, told.accepted
+            if lap.compile_seconds > _WORTH_TELLING:
+                yield self.event("compile", seconds=round(lap.compile_seconds, 1))
+            where = {"step": step.number + 1, "tokens": step.tokens, "loss": told.loss, "grad_norm": told.grad_norm}
+            if told.accepted:
+                speed = self.running.batches.steps.batch(step.number) / lap.seconds
+                pace = {"tokens_per_second": round(speed, 1), "data_share": round(lap.data_share, 4)}
+                yield self.event("step", **where, learning_rate=step.learning_rate, **pace)
+                continue
+            yield self.event("skip", **where, reason=told.reason)
+            if told.trouble is not None:
+                raise Troubled(told.trouble)
 
     def _save_is_due(self) -> bool:
         return self.running.done < self.steps and time.monotonic() - self.saved_at > self.settings.checkpoint.every_seconds
@@ -305,7 +336,7 @@ class _Story:
     def _score(self, most_tokens: int | None) -> Score:
         with _plainly():
             running = self.running
-            batch = running.batches.micro_batch
+            batch = min(running.batches.micro_batch, reading_batch(running.batches.context_length, running.device))
             return score_validation(running.gpt, self.data, running.precision, batch, most_tokens, self.world, running.across)
 
     def _run_tasks(self, tasks: Sequence[Task]) -> Event:

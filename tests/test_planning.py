@@ -49,7 +49,7 @@ def test_124m_on_eight_a100_beside_a_published_run() -> None:
     assert made.placement.micro_batch == 64
     assert made.seconds == pytest.approx(94.3 * 60, rel=0.02)
     assert made.cost == pytest.approx(22, rel=0.05)
-    one = plan(of("gpt2.124m"), fleet("a100"))
+    one = plan(of("gpt2.124m", "train.micro_batch=64"), fleet("a100"))
     assert made.placement.memory == one.placement.memory
 
 
@@ -64,9 +64,9 @@ def test_gpt3_on_1024_a100() -> None:
     assert made.placement.micro_batch == 1
     assert made.placement.memory.states == pytest.approx(16 * 174.6e9 / 1024, rel=1e-3)
     assert 96 * 2048 * 12288 * 4 < made.placement.memory.activations < 1.2 * 96 * 2048 * 12288 * 4
-    assert made.placement.memory.total == pytest.approx(33.0e9, rel=2e-3)
+    assert made.placement.memory.total == pytest.approx(32.4e9, rel=2e-3)
     assert made.fits
-    assert made.fewest_devices == 68
+    assert made.fewest_devices == 67
     assert made.seconds == pytest.approx(3.197e23 / (1024 * 312e12 * 0.4), rel=1e-3)
     assert made.seconds == pytest.approx(29.0 * 86400, rel=2e-3)
     assert made.cost == pytest.approx(29.0 * 24 * 1024 * 1.50, rel=2e-3)
@@ -125,7 +125,7 @@ def test_what_no_number_of_devices_holds_is_said() -> None:
 
 
 def test_a_context_too_long_for_any_number_is_said_to_be() -> None:
-    made = plan(of("gpt2.124m", "model.context_length=65536", "train.micro_batch=1"), fleet("8xt4"))
+    made = plan(of("gpt2.124m", "model.context_length=262144", "train.micro_batch=1"), fleet("8xt4"))
     assert made.notes[0].endswith("take a device with more memory, or set model.context_length lower")
 
 
@@ -282,7 +282,8 @@ def test_the_micro_batch_divides_a_devices_share_and_a_larger_one_would_not_fit(
     else:
         share = sequences // count
         assert share % placed.micro_batch == 0
-        larger = [size for size in range(placed.micro_batch + 1, share + 1) if share % size == 0]
+        most = max(1, planning.MICRO_BATCH_TOKENS // shape.context_length)
+        larger = [size for size in range(placed.micro_batch + 1, min(most, share) + 1) if share % size == 0]
         if made.fits and larger:
             bigger = plan(some_run(shape, sequences // larger[0], larger[0]), fleet(f"{count}x{name}")).placement
             same = (bigger.layout, bigger.recompute) == (placed.layout, placed.recompute)

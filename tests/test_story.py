@@ -60,7 +60,7 @@ def other_data(tmp_path):
 def told(out):
     """What counts of a run's metrics: without times and speeds, and without what says that it was stopped."""
     rows = metrics.as_one_run(metrics.read(out / "metrics.jsonl"))
-    plain = [{key: value for key, value in row.items() if key not in ("time", "tokens_per_second", "run")} for row in rows]
+    plain = [{key: value for key, value in row.items() if key not in ("time", "tokens_per_second", "data_share", "run")} for row in rows]
     return [row for row in plain if row["event"] in ("step", "eval", "sample", "end")]
 
 

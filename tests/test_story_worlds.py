@@ -61,7 +61,7 @@ def tell(settings, out, do=None, before=None):
 
 def told(rows):
     """What counts of a story: without times and speeds, and without what says that it was stopped."""
-    plain = [{key: value for key, value in row.items() if key not in ("time", "tokens_per_second", "run")} for row in rows]
+    plain = [{key: value for key, value in row.items() if key not in ("time", "tokens_per_second", "data_share", "run")} for row in rows]
     return [row for row in plain if row["event"] in ("step", "skip", "eval", "tasks", "sample", "end")]
 
 

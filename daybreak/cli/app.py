@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 import daybreak
-from daybreak.cli import chat, data, machine, model, plan, report, serve, train, travel
+from daybreak.cli import bench, chat, compare, data, machine, model, plan, race, report, serve, train, travel, watch
 from daybreak.cli.eval import evaluate
 
 
@@ -35,10 +35,16 @@ def command() -> Any:
     app.command("train", cls=train.WithSettings)(train.train)
     app.command("plan", cls=train.WithSettings)(plan.plan)
     app.command("eval")(evaluate)
+    bench_app = typer.Typer(help="Measure what this machine is capable of.", rich_markup_mode=None)
+    bench_app.command("train", cls=train.WithSettings)(bench.train)
+    bench_app.command("optimizers", cls=train.WithSettings)(race.optimizers)
+    app.add_typer(bench_app, name="bench")
     app.command("sample")(model.sample)
     app.command("serve")(serve.serve)
     app.command("chat")(chat.chat)
     app.command("report")(report.report)
+    app.command("watch")(watch.watch)
+    app.command("compare", cls=compare.WithBaseline)(compare.compare)
     app.command("import")(travel.import_model)
     app.command("export")(travel.export)
     app.command("doctor")(machine.doctor)

@@ -9,6 +9,7 @@ B sequences in a micro-batch, T context_length.
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -111,6 +112,8 @@ class Ahead:
         self.batches, self._device = batches, device
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._next: tuple[int, Future[list[Batch]]] | None = None
+        self.waited = 0.0
+        """Seconds that whoever asked has had to wait, since the beginning."""
 
     def tokens_after(self, step: int) -> int:
         """As the wrapped batches say."""
@@ -118,7 +121,9 @@ class Ahead:
 
     def __getitem__(self, step: int) -> list[Batch]:
         expected, self._next = self._next, None  # a read that failed is told once, and tried again if asked again
+        asked = time.perf_counter()
         batch = expected[1].result() if expected is not None and expected[0] == step else self._read(step)
+        self.waited += time.perf_counter() - asked
         self._next = (step + 1, self._reader.submit(self._read, step + 1))
         return batch
 

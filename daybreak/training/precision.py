@@ -27,7 +27,7 @@ class MixedPrecision:
     def __init__(self, precision: str, device: torch.device) -> None:
         self.precision = precision
         self.device = device
-        self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._dtype = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaled = precision == "fp16"
         self._scale = torch.tensor(_FIRST_SCALE, device=device)
         self._in_range = torch.zeros((), dtype=torch.int64, device=device)  # steps since the scale last changed
