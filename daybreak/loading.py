@@ -10,6 +10,7 @@ B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import errno
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,10 @@ from torch import Tensor
 from daybreak import checkpoint, config, files
 from daybreak.data.tokenizer import Tokenizer, TokenizerProblem, load_tokenizer
 from daybreak.data.utf8 import Utf8Stream
-from daybreak.inference.generate import generate
+from daybreak.inference.dtypes import in_dtype
+from daybreak.inference.generate import generate, keyed
 from daybreak.inference.sampling import Sampling
+from daybreak.inference.stopping import StopStrings
 from daybreak.machine import choose_device
 from daybreak.model import hf
 from daybreak.model.config import GPTConfig
@@ -73,43 +76,53 @@ class Model:
         temperature: float = 0.8,
         top_k: int | None = 50,
         top_p: float | None = None,
+        min_p: float | None = None,
+        typical_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        stop: Sequence[str] = (),
         seed: int | None = None,
     ) -> Iterator[str]:
-        """Continues `prompt`, yielding text as soon as its characters are complete, until `max_tokens` or the end of the text.
+        """Continues `prompt`, yielding text as soon as its characters are complete, until `max_tokens`, a stop string or the text's end.
 
-        An empty prompt begins a new text. Raises ConfigError for impossible sampling settings.
+        An empty prompt begins a new text. The same seed writes the same. Raises ConfigError for impossible sampling settings.
         """
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty)
         if wrong := config.check(sampling):
             raise config.ConfigError(wrong)
-        generator = torch.Generator(self.device)
-        generator.seed() if seed is None else generator.manual_seed(seed)
         ids = self.tokenizer.encode(prompt).tolist() or [self.tokenizer.eot]
-        stream = Utf8Stream()
+        stream, stops = Utf8Stream(), StopStrings(stop)
         tokens = generate(
             self,
             torch.tensor([ids], device=self.device),
             max_tokens=max_tokens,
             context_length=self.config.context_length,
-            sampling=sampling,
-            kv_cache=KVCache(self.config, device=self.device),
-            generator=generator,
+            kv_cache=KVCache(self.config, device=self.device, dtype=self.gpt.token_embedding.weight.dtype),
+            chooser=keyed(sampling, secrets.randbits(62) if seed is None else seed, len(ids)),
         )
         for token in tokens:
             if int(token) == self.tokenizer.eot:
                 break
-            if text := stream.push(self.tokenizer.token_bytes(int(token))):
+            if text := stops.push(stream.push(self.tokenizer.token_bytes(int(token)))):
                 yield text
-        if text := stream.flush():
+            if stops.stopped:
+                return
+        if text := stops.push(stream.flush()) + stops.flush():
             yield text
 
 
-def load(folder: str | Path, *, device: str = "auto", reshapings: Mapping[str, Reshaping] = RESHAPINGS) -> Model:
+def load(folder: str | Path, *, device: str = "auto", dtype: str = "fp32", reshapings: Mapping[str, Reshaping] = RESHAPINGS) -> Model:
     """Opens a run's folder (its finished model, else its newest checkpoint), or a folder in Hugging Face's form.
 
+    `dtype`: the number format to compute in, one of `inference.dtypes.DTYPES`; auto takes the quickest that changes next to nothing.
     Raises FileProblem, or a ValueError of the part concerned, in one line.
     """
-    folder = Path(folder)
+    model = _opened(Path(folder), device, reshapings)
+    return model if dtype == "fp32" else Model(in_dtype(model.gpt, dtype), model.tokenizer, model.reshapings)
+
+
+def _opened(folder: Path, device: str, reshapings: Mapping[str, Reshaping]) -> Model:
     if not folder.exists():
         known = f"; `daybreak import {folder} --out RUN_DIR` brings in the published model" if pretrained(str(folder)) else ""
         near = known or config.closest(folder.name, _neighbours(folder))

@@ -12,11 +12,32 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from daybreak.inference.sampling import Sampling, choose
+from daybreak.inference.randomness import uniforms
+from daybreak.inference.sampling import Sampling, add_bias, choose, draw, likeliest, penalize, truncate
 from daybreak.model.kv_cache import KVCache
 
 Predictor = Callable[[Tensor, KVCache | None], Tensor]
 """(token ids (B, T), cache) -> logits (B, T, V); with a cache the ids continue what is in it."""
+
+Chooser = Callable[[Tensor, Tensor], Tensor]
+"""(logits (B, V), the token ids so far (B, T)) -> the next (B,)."""
+
+
+def keyed(sampling: Sampling, seed: int, prompt: int) -> Chooser:
+    """Chooses the tokens of one text whose first `prompt` tokens are given, as an engine does: by seed and position, with a look back."""
+    written: list[int] = []
+
+    def chooser(logits: Tensor, tokens: Tensor) -> Tensor:
+        given = tokens[0, : max(0, tokens.shape[1] - len(written))].tolist()  # what was not forgotten of the prompt
+        logits = add_bias(penalize(logits.float(), sampling, [given], [written]), sampling.logit_bias)
+        if sampling.greedy:
+            chosen = likeliest(logits)
+        else:
+            chosen = draw(truncate(logits, sampling).softmax(dim=-1), uniforms([seed], [prompt + len(written)], logits.device))
+        written.append(int(chosen))
+        return chosen
+
+    return chooser
 
 
 @torch.no_grad()
@@ -29,15 +50,17 @@ def generate(
     sampling: Sampling | None = None,
     kv_cache: KVCache | None = None,
     generator: torch.Generator | None = None,
+    chooser: Chooser | None = None,
 ) -> Iterator[Tensor]:
     """Yields the next token ids (B,), up to `max_tokens` times, after the prompt `tokens` (B, T), T >= 1.
 
-    Without a cache every step reads the whole text again: slow, and the reference. Where the text outgrows the context, the
-    oldest half is forgotten. Raises ValueError for an empty prompt.
+    A `chooser` takes the place of `sampling` and `generator`. Without a cache every step reads the whole text again: slow, and the
+    reference. Where the text outgrows the context, the oldest half is forgotten. Raises ValueError for an empty prompt.
     """
     if tokens.shape[1] == 0:
         raise ValueError("prompt: wanted at least one token, came none; begin with the end-of-text token")
-    sampling = sampling or Sampling()
+    how = sampling or Sampling()
+    chooser = chooser or (lambda logits, _: choose(logits, how, generator))
     read = 0  # how many of `tokens` the cache holds
     for _ in range(max_tokens):
         if tokens.shape[1] > context_length:
@@ -49,6 +72,6 @@ def generate(
                 kv_cache.rewind()
             logits = predictor(tokens[:, read:], kv_cache)
             read = tokens.shape[1]
-        chosen = choose(logits[:, -1], sampling, generator)
+        chosen = chooser(logits[:, -1], tokens)
         yield chosen
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)

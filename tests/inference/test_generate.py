@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import plain_writing
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daybreak.inference.generate import generate
+from daybreak.inference.generate import generate, keyed
+from daybreak.inference.requests import Request
 from daybreak.inference.sampling import Sampling
 from daybreak.model.config import GPTConfig
 from daybreak.model.init import build
@@ -130,3 +132,23 @@ def test_no_graph_is_kept_and_the_caller_s_gradients_stay_on():
     for token in generate(lambda tokens, cache: MODEL(tokens), torch.tensor([[1]]), max_tokens=2, context_length=10):
         assert torch.is_grad_enabled()
         assert not token.requires_grad
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 9), prompt=st.lists(st.integers(0, 48), min_size=1, max_size=40), which=st.integers(0, 3))
+def test_keyed_by_seed_and_position_it_writes_what_an_engine_would(seed, prompt, which):
+    sampling = [GREEDY, Sampling(), Sampling(0.8, 20, 0.9, min_p=0.01), Sampling(1.2, repetition_penalty=1.2, presence_penalty=1.0)][which]
+    model = plain_writing.model_of()
+    tokens, _, _ = plain_writing.plainly(Request(tuple(prompt), 8, sampling, seed, ignore_eot=True), model)
+    for kv_cache in (None, KVCache(model.config)):
+        chooser = keyed(sampling, seed, len(prompt))
+        drawn = generate(model, torch.tensor([prompt]), max_tokens=8, context_length=48, kv_cache=kv_cache, chooser=chooser)
+        assert [int(token) for token in drawn] == tokens[len(prompt) :]
+
+
+def test_a_look_back_sees_the_text_when_the_context_is_forgotten():
+    """Ten tokens fit; with a penalty so large no token comes twice, whatever was forgotten."""
+    chooser = keyed(Sampling(0, presence_penalty=1e6), 0, 1)
+    drawn = generate(MODEL, torch.tensor([[1]]), max_tokens=40, context_length=10, kv_cache=KVCache(CONFIG), chooser=chooser)
+    tokens = [int(token) for token in drawn]
+    assert len(set(tokens)) == 40

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daybreak.inference.generate import generate
+from daybreak.inference.growing import GrowingCache
 from daybreak.inference.sampling import Sampling
 from daybreak.model.attention import KERNELS, blocked
 from daybreak.model.config import GPTConfig
@@ -42,6 +43,24 @@ def test_reading_in_pieces_with_a_cache_equals_reading_at_once(kernel, cuts, B, 
         pieces = [model(tokens[:, start:end], kv_cache) for start, end in itertools.pairwise(edges)]
         torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), rtol=1e-4, atol=1e-5)
     assert kv_cache.length == 12
+
+
+@settings(max_examples=25)
+@given(cuts=st.sets(st.integers(1, 11)), B=st.integers(1, 3), pattern=patterns, band=bands, back=st.integers(0, 3))
+def test_a_fixed_cache_holds_what_a_growing_one_does(cuts, B, pattern, band, back):
+    """The plainest cache there is, and some tokens taken back between the pieces."""
+    model, tokens = model_of(pattern, band), ids(B, 12)
+    fixed, growing = KVCache(model.config, batch=B), GrowingCache()
+    edges = [0, *sorted(cuts), 12]
+    with torch.no_grad():
+        for _, end in itertools.pairwise(edges):
+            torch.testing.assert_close(
+                model(tokens[:, fixed.length : end], fixed), model(tokens[:, growing.length : end], growing), rtol=1e-4, atol=1e-5
+            )
+            if end < 12:
+                for each in (fixed, growing):
+                    each.rewind(max(0, end - back))
+    assert fixed.length == growing.length == 12
 
 
 @settings(max_examples=25)

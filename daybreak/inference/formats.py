@@ -1,0 +1,212 @@
+"""Number formats for decoding: weights in fewer bytes, because a token takes as long as reading every weight once.
+
+    gpt = in_format(gpt, "int8")              # a reshaping: (model) -> model; the linear layers and the head change, all else stays
+
+Each format has a plain way, which says what it computes, and quicker ones out of torch's own operations. Which of these exist, which are
+right and which is quickest differs from CPU to CPU, so that a short trial on this machine picks one for each shape (`trials.py`).
+Weights are rounded to the nearest; better quantizers come through the same seam.
+
+N rows of activations, K inputs, M outputs of a linear layer, G weights that share a scale.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daybreak.model.gpt import GPT
+
+GROUP = 32
+"""G in int4."""
+
+TINY = 1e-30
+
+Linear = Callable[[Tensor], Tensor]
+"""(N, K) fp32 -> (N, M) fp32."""
+
+Pack = Callable[[Tensor, Tensor | None], Linear]
+"""(weight (M, K), bias (M,) or none) -> the layer, which holds the weight in its own form."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A number format: what it computes, plainly, and the quicker ways to compute the same."""
+
+    plain: Pack
+    quick: Mapping[str, Pack]
+    error: float
+    """How far a quick way may be from the plain one, as a share of the result's norm: rounding of sums, and no more."""
+
+
+# --- bf16: 8 bits of mantissa for weights and activations -------------------------------------------------------------------------
+
+
+def bf16(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Both in bfloat16, summed in fp32 by the hardware."""
+    weight16, bias16 = weight.bfloat16(), None if bias is None else bias.bfloat16()
+    return lambda x: F.linear(x.bfloat16(), weight16, bias16).float()
+
+
+# --- fp16w: weights in half precision, activations in fp32 ------------------------------------------------------------------------
+
+
+def fp16w_plain(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Widens the weight for every product."""
+    half = weight.half()
+    return lambda x: F.linear(x, half.float(), bias)
+
+
+def fp16w_fbgemm(weight: Tensor, bias: Tensor | None) -> Linear:
+    """FBGEMM widens it in registers."""
+    packed = torch.ops.quantized.linear_prepack_fp16(weight.float().contiguous(), bias)
+    product = torch.ops.quantized.linear_dynamic_fp16
+    return lambda x: product(x, packed)
+
+
+# --- int8: weights by output, activations by row ----------------------------------------------------------------------------------
+#
+# torch's dynamic operations take one scale for all rows of a batch, so that a text would depend on its neighbours. Here each row is
+# divided by its own largest magnitude first and the scale is always 1/127; sums of integers are exact, so that every way gives the same.
+
+
+def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, K) -> int8 (M, K) and scales (M,): weight ~ int8 * scale."""
+    scale = weight.abs().amax(dim=1).clamp_min_(TINY) / 127
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
+
+
+def _by_row(product: Linear, bias: Tensor | None) -> Linear:
+    """A product of activations between -1 and 1, for any."""
+
+    def linear(x: Tensor) -> Tensor:
+        scale = x.abs().amax(dim=-1, keepdim=True).clamp_min_(TINY)
+        y = product(x / scale)
+        return y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale)
+
+    return linear
+
+
+def int8_plain(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Integers, held in fp32, multiplied as such."""
+    q, scale = int8_rows(weight)
+    return _by_row(lambda x: F.linear((x * 127).round_(), q.to(x.dtype)) * (scale / 127), bias)
+
+
+def int8_fbgemm(weight: Tensor, bias: Tensor | None) -> Linear:
+    """FBGEMM, which takes fp32 and gives fp32 in one call: the quickest for one row."""
+    q, scale = int8_rows(weight)
+    zeros = torch.zeros(len(scale), dtype=torch.long)
+    with warnings.catch_warnings():  # such tensors are to go from torch; the trial then finds that this way is gone
+        warnings.simplefilter("ignore")
+        quantized = torch._make_per_channel_quantized_tensor(q, scale.double(), zeros, 0)
+        packed = torch.ops.quantized.linear_prepack(quantized, None)
+    product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    return _by_row(lambda x: product(x, 1 / 127, 128, packed), bias)
+
+
+def int8_onednn(weight: Tensor, bias: Tensor | None) -> Linear:
+    """oneDNN, from plain integer tensors. Unsigned activations: signed ones fall to a reference a hundred times slower."""
+    q, scale = int8_rows(weight)
+    zeros, packed = torch.zeros(len(scale), dtype=torch.long), torch.ops.onednn.qlinear_prepack(q, None)
+    product = torch.ops.onednn.qlinear_pointwise
+
+    def linear(x: Tensor) -> Tensor:
+        unsigned = (x * 127).round_().add_(128).to(torch.uint8)
+        out: Tensor = product(unsigned, 1 / 127, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        return out
+
+    return _by_row(linear, bias)
+
+
+# --- int4: weights in groups of 32, activations in bf16 ---------------------------------------------------------------------------
+
+
+def int4_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, K) -> int32 (M, K) from 0 to 15, and bf16 scales and middles (M, K/G): weight ~ (int - 8) * scale + middle."""
+    groups = weight.view(len(weight), -1, GROUP)
+    low, high = groups.aminmax(dim=-1)
+    scale = ((high - low) / 15).clamp_min(TINY).bfloat16()
+    middle = (low + 8 * scale.float()).bfloat16()
+    q = ((groups - middle.float()[..., None]) / scale.float()[..., None]).round_().add_(8).clamp_(0, 15)
+    return q.to(torch.int32).view(weight.shape), scale, middle
+
+
+def int4_plain(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Widens the weight for every product."""
+    q, scale, middle = int4_groups(weight)
+    small = q.to(torch.uint8).view(*scale.shape, GROUP)
+
+    def linear(x: Tensor) -> Tensor:
+        wide = (small.float() - 8) * scale.float()[..., None] + middle.float()[..., None]
+        return F.linear(x.bfloat16().float(), wide.view(q.shape), bias)
+
+    return linear
+
+
+def int4_aten(weight: Tensor, bias: Tensor | None) -> Linear:
+    """ATen's own kernel. With activations in fp32 it falls to a reference thirty times slower."""
+    q, scale, middle = int4_groups(F.pad(weight, (0, 0, 0, -len(weight) % 64)))  # it takes outputs by 64
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+    both = torch.stack([scale.t(), middle.t()], dim=-1).contiguous()  # (K/G, M, 2)
+    product, M = torch.ops.aten._weight_int4pack_mm_for_cpu, len(weight)
+
+    def linear(x: Tensor) -> Tensor:
+        y: Tensor = product(x.bfloat16(), packed, GROUP, both)[:, :M].float()
+        return y if bias is None else y.add_(bias)
+
+    return linear
+
+
+FORMATS: dict[str, Format] = {
+    "bf16": Format(bf16, {}, 0.0),
+    "fp16w": Format(fp16w_plain, {"fbgemm": fp16w_fbgemm}, 1e-5),
+    "int8": Format(int8_plain, {"fbgemm": int8_fbgemm, "onednn": int8_onednn}, 1e-3),
+    "int4": Format(int4_plain, {"aten": int4_aten}, 1e-2),
+}
+"""By the name that --dtype has; fp32 is the model as it is."""
+
+
+class QuantLinear(nn.Module):
+    """A linear layer in a number format. What it holds is the format's own, and is no part of a state to save."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, pack: Pack) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._product = pack(weight.detach(), None if bias is None else bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., M)."""
+        return self._product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+
+Choice = Callable[[str, int, int], Pack]
+"""(format, M, K) -> how such layers are computed on this machine."""
+
+
+def in_format(gpt: GPT, name: str, choose: Choice | None = None) -> GPT:
+    """The model with its linear layers and its head in a format; norms, embeddings, attention and the cache stay in fp32.
+
+    The head is packed once. `token_embedding` keeps the rows that it has: where these are a view of a file, only those of tokens that
+    occur are ever in memory. Without `choose` every layer is computed plainly. The given model is not changed.
+    """
+    choose = choose or (lambda name, outputs, inputs: FORMATS[name].plain)
+    changed = _changed(gpt, name, choose)
+    assert isinstance(changed, GPT)
+    if gpt.head is None:
+        rows = gpt.token_embedding.weight
+        changed.head = QuantLinear(rows, None, choose(name, *rows.shape))  # type: ignore[assignment]  # a layer is a layer
+    return changed
+
+
+def _changed(module: nn.Module, name: str, choose: Choice) -> nn.Module:
+    if isinstance(module, nn.Linear):
+        return QuantLinear(module.weight, module.bias, choose(name, module.out_features, module.in_features))
+    changed = copy.copy(module)
+    changed._modules = {path: None if part is None else _changed(part, name, choose) for path, part in module._modules.items()}
+    return changed
