@@ -342,14 +342,14 @@ class Choice:
         return bool(self.made.fits) and (placed.layout, placed.recompute) == (self.layout, self.recompute)
 
 
-def choices(settings: Settings, fleets: Sequence[Fleet], most: int = 64) -> list[Choice]:
-    """Every way to place a run on each of some fleets, with the memory of micro-batches of 1, 2, 4, ... `most` sequences.
+def choices(settings: Settings, fleets: Sequence[Fleet]) -> list[Choice]:
+    """Every way to place a run on each of some fleets, with the memory of micro-batches of 1, 2, 4, ... sequences.
 
     A way that saves memory is left out where a simpler one already holds the largest micro-batch. Time and cost are the plan's, which do
     not depend on the micro-batch.
     """
     found = []
-    wanted = settings.machine.parallel
+    wanted, most = settings.machine.parallel, max(1, MICRO_BATCH_TOKENS // settings.model.context_length)
     for fleet in fleets:
         made, rule = plan(settings, fleet), _rule(settings, fleet)
         shares = [size for size in _shares(settings, fleet) if size <= most and size & (size - 1) == 0] or [made.placement.micro_batch]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daybreak.cli import speak
+from daybreak.cli.plan_table import dollars, duration
 from daybreak.cli.train import request, written
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe such as demo or gpt2.124m, or the folder of a run.")],
     edits: Annotated[list[str] | None, typer.Argument(metavar="path=value", help="Settings that differ from the recipe's.")] = None,
-    gpus: Annotated[str | None, typer.Option(metavar="NxNAME", help="The devices to plan for, such as h100 or 8xh100.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(metavar="NxNAME", help="The devices to plan for, such as h100 or 8xh100; with --table several, as h100,8xh100."),
+    ] = None,
     utilisation: Annotated[
         float | None,
         typer.Option(
@@ -34,9 +38,15 @@ def plan(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Take a step on such devices as if they were there, and compare what each holds.")
     ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Show memory, time and cost over devices and micro-batches instead; usual devices unless given.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="PAGE", help="Write that table as a page, such as plan.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
 ) -> int:
     """Show what a run would be and need: size, work, memory, time, cost, and every setting. Runs nothing."""
+    if table or out is not None:
+        return _choices(recipe, edits or [], gpus, utilisation, price, dry_run, out, as_json)
     from daybreak import planning
     from daybreak.config import ConfigError, describe, to_dict
 
@@ -50,14 +60,56 @@ def plan(
         raise ConfigError([*error.problems, *problems]) from None
     if problems:
         raise ConfigError(problems)
-    settings, vocabulary = _with_vocabulary(settings)
+    settings, vocabulary = with_vocabulary(settings)
     made = planning.plan(settings, fleet)
     tried = _dry_run(made, settings) if dry_run else None
     every = (f"{row.path} = {written(row.value)}\n    {row.sentence} ({row.wanted})" for row in describe(settings))
-    table = [*_table(made, settings), *([] if tried is None else _tried(tried))]
-    text = "\n".join([f"{settings.recipe}: {made.parameters:,} parameters{vocabulary}", *table, "", *every])
+    lines = [*_table(made, settings), *([] if tried is None else _tried(tried))]
+    text = "\n".join([f"{settings.recipe}: {made.parameters:,} parameters{vocabulary}", *lines, "", *every])
     speak.result({"recipe": settings.recipe, **_values(made), "dry_run": tried, "settings": to_dict(settings)}, as_json, text)
     return 1 if tried is not None and tried["unexplained_bytes"] else 0
+
+
+def _choices(
+    recipe: str,
+    edits: list[str],
+    gpus: str | None,
+    utilisation: float | None,
+    price: float | None,
+    dry_run: bool,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """The table over devices and micro-batches."""
+    from daybreak import files, planning
+    from daybreak.cli import plan_table
+    from daybreak.config import ConfigError
+
+    problems = ["--dry-run: wanted no --table and no --out beside it; ask for one of them"] if dry_run else []
+    settings = None
+    try:
+        settings, _ = request(recipe, edits, None)
+    except ConfigError as error:
+        problems = [*error.problems, *problems]
+    vocabulary, made = "", None
+    if settings is not None:
+        settings, vocabulary = with_vocabulary(settings)
+        made = planning.plan(settings)
+    fleets = plan_table.fleets(gpus, made.parameters if made else 0, utilisation, price, problems)
+    if problems or settings is None or made is None:
+        raise ConfigError(problems)
+    choices = planning.choices(settings, fleets)
+    if out is not None:
+        try:
+            files.write_text(out, plan_table.page(settings, made, choices))
+        except OSError as error:
+            raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from None
+    values = {"recipe": settings.recipe, "parameters": made.parameters, "train_tokens": made.tokens, "steps": made.steps}
+    page = None if out is None else str(out.resolve())
+    head = f"{settings.recipe}: {made.parameters:,} parameters{vocabulary}, {made.tokens:,} tokens in {made.steps:,} steps"
+    text = "\n".join([head, "", *plan_table.lines(choices), *([] if page is None else ["", page])])
+    speak.result({**values, "choices": plan_table.values(choices), "page": page}, as_json, text)
+    return 0
 
 
 def _dry_run(made: Plan, settings: Settings) -> dict[str, Any]:
@@ -187,8 +239,8 @@ def _table(made: Plan, settings: Settings) -> list[str]:
             *rows,
             ("layout", _layout(made, fleet)),
             ("", " ".join(made.edits)),
-            ("time", f"{_duration(made.seconds)}, {made.tokens_per_second:,.0f} tokens a second, by 6N + attention at {reached}"),
-            ("cost", f"${made.cost:,.{2 if made.cost < 100 else 0}f}: {made.seconds / 3600 * fleet.count:,.1f} device-hours at {price}"),
+            ("time", f"{duration(made.seconds)}, {made.tokens_per_second:,.0f} tokens a second, by 6N + attention at {reached}"),
+            ("cost", f"{dollars(made.cost)}: {made.seconds / 3600 * fleet.count:,.1f} device-hours at {price}"),
             *(("note", note) for note in made.notes),
         ]
     )
@@ -222,14 +274,7 @@ def _size(number: int) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:,.1f} seconds"
-
-
-def _with_vocabulary(settings: Settings) -> tuple[Settings, str]:
+def with_vocabulary(settings: Settings) -> tuple[Settings, str]:
     """A vocabulary for the sums where it is still to be taken from the data, and a word on it."""
     if settings.model.vocab_size is not None:
         return settings, ""
