@@ -11,7 +11,7 @@ from daybreak.config import ConfigError
 from daybreak.data.steps import Steps
 from daybreak.learning import learning_rates
 from daybreak.opening import is_finished
-from daybreak.recipes import ALIASES, RECIPES, recipe_settings
+from daybreak.recipes import ALIASES, RECIPES, gpt2, gpt3, modern, recipe_settings
 from daybreak.story import run
 
 GPT2 = ("gpt2.124m", "gpt2.355m", "gpt2.774m", "gpt2.1558m")
@@ -164,3 +164,31 @@ def test_gpt3_scaled_down_goes_through_ramp_warm_up_cosine_and_tail(data_dir, tm
         assert is_finished(tmp_path / "parts", part)
         assert is_finished(tmp_path / "parts", settings) == (stop == "none")
     assert taken(tmp_path / "parts") == (steps, losses)
+
+
+@pytest.mark.parametrize("name", modern.SIZES)
+def test_the_modern_recipe_has_the_papers_shapes_and_no_more_tokens(name):
+    family = gpt3 if name in gpt3.SIZES else gpt2
+    faithful, settings = family.size(name), modern.size(name)
+    assert not config.check(settings)
+    assert (settings.model.n_layer, settings.model.d_model) == (faithful.model.n_layer, faithful.model.d_model)
+    assert settings.model.head_size == 128 or faithful.model.d_model == 1600  # which 128 does not divide
+    assert settings.train.train_tokens <= faithful.train.train_tokens
+    assert settings.train.train_tokens % settings.train.batch_tokens == 0
+
+
+def test_the_modern_124m_has_the_simple_presets_rates():
+    """train_gpt_simple.py: embedding 0.7, head 0.004, the rest 0.015, Muon 0.025; 1.70B tokens."""
+    plan = recipe_settings("modern.124m").train
+    assert plan.learning_rate * plan.head_scale == pytest.approx(0.004)
+    assert plan.learning_rate * plan.embedding_scale == pytest.approx(0.7)
+    assert plan.learning_rate * plan.vector_scale == pytest.approx(0.015)
+    assert plan.muon_learning_rate == 0.025
+    assert plan.train_tokens == pytest.approx(1.7e9, rel=0.02)
+
+
+def test_the_tuned_recipe_changes_the_rate_and_its_schedule_alone():
+    changed = {row[0] for row in config.differences(recipe_settings("gpt2.124m-tuned"), recipe_settings("gpt2.124m"))}
+    names = "learning_rate schedule final_learning_rate train_tokens warmup_tokens"
+    assert changed == {"recipe", *(f"train.{name}" for name in names.split())}
+    assert recipe_settings("gpt2.small-tuned") == recipe_settings("gpt2.124m-tuned")

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from functools import partial
 
 from daybreak import config
-from daybreak.recipes import demo, gpt2, gpt3
+from daybreak.recipes import demo, gpt2, gpt3, modern
 from daybreak.settings import Settings
 
 RECIPES: dict[str, Callable[[], Settings]] = {
     "demo": demo.demo,
     **{f"gpt2.{name}": partial(gpt2.size, name) for name in gpt2.SIZES},
+    **{f"gpt2.{name}-tuned": partial(gpt2.tuned, name) for name in gpt2.SIZES},
     **{f"gpt3.{name}": partial(gpt3.size, name) for name in gpt3.SIZES},
+    **{f"modern.{name}": partial(modern.size, name) for name in modern.SIZES},
 }
 
 ALIASES: dict[str, str] = {
-    **{f"gpt2.{alias}": f"gpt2.{name}" for alias, name in gpt2.ALIASES.items()},
+    **{f"gpt2.{alias}{kind}": f"gpt2.{name}{kind}" for alias, name in gpt2.ALIASES.items() for kind in ("", "-tuned")},
     **{f"gpt3.{alias}": f"gpt3.{name}" for alias, name in gpt3.ALIASES.items()},
 }
 """Other names of recipes, as the papers and their readers have them."""
@@ -35,4 +37,4 @@ def recipe_settings(name: str) -> Settings:
     return RECIPES[known]()
 
 
-__all__ = ["ALIASES", "RECIPES", "demo", "gpt2", "gpt3", "recipe_settings"]
+__all__ = ["ALIASES", "RECIPES", "demo", "gpt2", "gpt3", "modern", "recipe_settings"]

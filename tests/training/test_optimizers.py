@@ -170,8 +170,9 @@ def test_the_decay_shrinks_by_the_learning_rate_and_reaches_only_its_groups():
             group["lr"] = 0.1
         optimizer.step()
         after = weights.state_dict()
-        for decayed in ("blocks.0.mlp.up.weight", "token_embedding.weight"):
-            torch.testing.assert_close(after[decayed], before[decayed] * (1 - 0.1 * 0.5))
+        embedding_stays = name == "muon"  # whose rate for embeddings is tens of times that for matrices
+        for decayed, share in (("blocks.0.mlp.up.weight", 0.5), ("token_embedding.weight", 0.0 if embedding_stays else 0.5)):
+            torch.testing.assert_close(after[decayed], before[decayed] * (1 - 0.1 * share))
         assert torch.equal(after["norm.weight"], before["norm.weight"])
 
 

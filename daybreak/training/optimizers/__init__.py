@@ -58,6 +58,8 @@ class Knobs:
     """Over how many steps Muon's rises to it."""
     scales: Mapping[Role, float] = field(default_factory=dict)
     """What multiplies the schedule's learning rate for the parameters of a role; 1 if absent."""
+    relative_width: float = 1.0
+    """How many times as wide the model is as that for which the learning rates are meant."""
     dtype: torch.dtype | None = None
     """The format that Muon multiplies in; None keeps the weights'."""
     copies: int = 1
@@ -88,7 +90,8 @@ def _muon(groups: Groups, knobs: Knobs, beta2: float | None = None) -> torch.opt
         dtype=knobs.dtype,
         sharing=sharing(inside[0]["params"][0], knobs.copies),
     )
-    return Together(muon, _adamw(others, knobs))
+    # Its rates for embeddings are tens of times those for matrices, and decay is times the rate: what suits these would wipe those out.
+    return Together(muon, _adamw([{**group, "weight_decay": 0.0} for group in others], knobs))
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, Knobs], torch.optim.Optimizer]] = {
@@ -122,21 +125,35 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The named optimizer over the model's groups; `more` as in `Knobs`. The loop sets the learning rate before every step."""
     knobs = Knobs(weight_decay, betas, epsilon, **more)
-    return OPTIMIZERS[name](parameter_groups(model, knobs.weight_decay, knobs.scales), knobs)
+    slower = widths(knobs.relative_width, by_muon=name in ("muon", "normuon"))
+    return OPTIMIZERS[name](parameter_groups(model, knobs.weight_decay, knobs.scales, slower), knobs)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, scales: Mapping[Role, float] | None = None) -> Groups:
-    """The parameters that are trained, together where they are treated alike."""
+def widths(relative_width: float, by_muon: bool = False) -> dict[Role, float]:
+    """What multiplies the learning rates of a wider model, so that each step changes what its layers put out as much as in a narrow one.
+
+    A step of Adam's is about as large for every weight, and all of a sum's terms change the same way: matrices and head have to go 1/width
+    as far (Yang et al. 2022, "Tensor Programs V", table 8; for steps that do not depend on the gradient's size). Muon's step has one
+    strength in all directions whatever the width.
+    """
+    return {"matrix": 1.0 if by_muon else 1.0 / relative_width, "head": 1.0 / relative_width}
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, scales: Mapping[Role, float] | None = None, slower: Mapping[Role, float] | None = None
+) -> Groups:
+    """The parameters that are trained, together where they are treated alike. What is `slower` decays no more slowly for it."""
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter, rows in _parameters(model):
         role = role_of(name, parameter)
-        treatment, scale = ROLES[role], (scales or {}).get(role, 1.0)
+        treatment, width = ROLES[role], (slower or {}).get(role, 1.0)
+        scale, decay = (scales or {}).get(role, 1.0) * width, weight_decay / width if ROLES[role].decays else 0.0
         rows = rows if treatment.by_muon else ()
         group = groups.setdefault(
-            (treatment, scale, rows),
+            (treatment, scale, decay, rows),
             {
                 "params": [],
-                "weight_decay": weight_decay if treatment.decays else 0.0,
+                "weight_decay": decay,
                 "lr_scale": scale,
                 "by_muon": treatment.by_muon,
                 "rows": rows,
