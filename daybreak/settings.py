@@ -308,6 +308,11 @@ class Settings:
                 "machine.loss_chunk",
                 f"wanted none or 0 beside train.z_loss = {plan.z_loss:g}, which needs whole logits, came {self.machine.loss_chunk}",
             )
+        if shape.width_base is not None and plan.optimizer.startswith(("sgd", "momentum", "nesterov")):
+            yield (
+                "train.optimizer",
+                f"wanted one whose steps do not depend on the gradient's size beside model.width_base, came {plan.optimizer}; such as adamw",
+            )
         sizes = (getattr(plan, first), shape.context_length, plan.micro_batch or 1)
         if min(sizes) >= 1 and (problem := indivisible(*sizes)):
             yield f"train.{first}", problem
