@@ -31,6 +31,7 @@ def optimizer_for(settings: Settings, model: GPT, precision: str, across: Across
         momentum=plan.momentum,
         momentum_warmup=plan.momentum_warmup,
         scales=scales,
+        relative_width=model.config.relative_width,
         dtype=torch.bfloat16 if precision == "bf16" else None,
         copies=1 if across.divided else across.size,
     )

@@ -93,8 +93,8 @@ class TrainSettings:
     vector_scale: float = 1.0
     """What learning_rate is multiplied with for biases, gains and other scalars."""
     weight_decay: float = 0.1
-    """Weight decay of matrices and embeddings, times the learning rate of each, with the muons of what they train alone; part of the gradient
-    in adam, rmsprop and the sgds."""
+    """Weight decay of matrices and embeddings, times the learning rate of each, with the muons of what they train alone; in adam, rmsprop
+    and the sgds part of the gradient."""
     grad_clip: float = 1.0
     """The gradient is scaled down to this length where it is longer; 0 never."""
     z_loss: float = 0.0
@@ -311,7 +311,7 @@ class Settings:
         if shape.width_base is not None and plan.optimizer.startswith(("sgd", "momentum", "nesterov")):
             yield (
                 "train.optimizer",
-                f"wanted one whose steps do not depend on the gradient's size beside model.width_base, came {plan.optimizer}; such as adamw",
+                f"wanted one whose steps do not follow the gradient's size beside model.width_base, came {plan.optimizer}; such as adamw",
             )
         sizes = (getattr(plan, first), shape.context_length, plan.micro_batch or 1)
         if min(sizes) >= 1 and (problem := indivisible(*sizes)):

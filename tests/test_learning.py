@@ -1,6 +1,7 @@
 """How a run learns, by its settings: what may be laid out anew on the way, what trains it, and how long."""
 
 import pytest
+import torch
 from tiny import tiny_settings
 
 from daybreak import checkpoint, config, metrics, opening
@@ -37,6 +38,72 @@ def test_the_muons_have_a_learning_rate_of_their_own(data_dir):
     assert rates["blocks.0.mlp.up.weight"] == pytest.approx(0.05)
     assert rates["token_embedding.weight"] == pytest.approx(0.03)
     assert rates["norm.weight"] == pytest.approx(0.01)
+
+
+def change(settings, width, optimizer):
+    """How far a few steps move what the last block and the head put out, on average."""
+    edits = [f"model.d_model={width}", f"model.n_head={width // 16}", f"train.optimizer={optimizer}", "train.learning_rate=3e-3"]
+    settings = config.edit(settings, [*edits, "train.muon_learning_rate=3e-2"])
+    gpt = build(settings.model, 0)
+    optimizer = optimizer_for(settings, gpt, "fp32", Alone())
+    tokens = torch.randint(64, (8, 16), generator=torch.Generator().manual_seed(0))
+    outs = []
+    hook = gpt.blocks[-1].mlp.register_forward_hook(lambda module, given, out: outs.append(out.detach()))
+    for _ in range(4):
+        logits = gpt(tokens)
+        outs.append(logits.detach())
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr_scale"] * settings.train.learning_rate
+        optimizer.step()
+        optimizer.zero_grad()
+    hook.remove()
+    return [float((outs[last] - outs[first]).abs().mean()) for first, last in ((0, -2), (1, -1))]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "muon"])
+def test_a_wider_model_moves_as_far_with_a_base_and_much_farther_without(data_dir, optimizer):
+    """muP's coordinate check, from 32 to 256 channels: eight times the width."""
+    modern = ("model.tied_head=false", "model.position=rotary", "model.norm=rmsnorm", "model.token_init_std=1", "model.head_init_std=0.01")
+    plain = tiny_settings(data_dir, *modern, "model.vocab_size=64")
+    growth = {}
+    for base in ("none", "32"):
+        settings = config.edit(plain, [f"model.width_base={base}"])
+        narrow, wide = (change(settings, width, optimizer) for width in (32, 256))
+        growth[base] = [after / before for before, after in zip(narrow, wide, strict=True)]
+    assert all(0.4 < times < 2.5 for times in growth["32"]), growth
+    assert growth["none"][1] > 3, growth  # of the logits
+
+
+def test_what_cannot_be_carried_to_another_width_is_told(data_dir):
+    settings = tiny_settings(data_dir)
+    for edits, told in (
+        (["model.width_base=16"], "model.width_base: wanted none beside a tied head"),
+        (
+            ["model.width_base=16", "model.tied_head=false", "train.optimizer=nesterov"],
+            "train.optimizer: wanted one whose steps do not follow",
+        ),
+        (["model.width_base=0", "model.tied_head=false"], "model.width_base: wanted at least 1 or none, came 0"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            config.edit(settings, edits)
+        [problem] = caught.value.problems
+        assert problem.startswith(told)
+
+
+def test_the_rates_of_a_wider_model_and_its_decay(data_dir):
+    modern = ("model.tied_head=false", "model.width_base=16", "model.vocab_size=64", "train.weight_decay=0.1")
+    expected = {  # (lr_scale, lr_scale x weight_decay) of a matrix, the head, the embedding and a gain
+        "adamw": [(0.5, 0.1), (0.5, 0.1), (1.0, 0.1), (1.0, 0.0)],
+        "muon": [(2.0, 0.2), (0.5, 0.0), (1.0, 0.0), (1.0, 0.0)],
+    }
+    for name, rows in expected.items():
+        settings = tiny_settings(data_dir, *modern, f"train.optimizer={name}", "train.muon_learning_rate=0.02")
+        gpt = build(settings.model, 0)
+        groups = optimizer_for(settings, gpt, "fp32", Alone()).param_groups
+        given = {id(p): (group["lr_scale"], group["lr_scale"] * group["weight_decay"]) for group in groups for p in group["params"]}
+        weights = (gpt.blocks[0].mlp.up.weight, gpt.head.weight, gpt.token_embedding.weight, gpt.norm.weight)
+        assert [given[id(weight)] for weight in weights] == [pytest.approx(row) for row in rows], name
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not name.endswith("-plain")])

@@ -66,6 +66,9 @@ class GPTConfig:
     """Standard deviation of the initial weights of a head of its own; 0 begins with all tokens equally likely."""
     position_init_std: float = 0.01
     """Standard deviation of the initial position embedding; OpenAI's code has 0.01, most reproductions have 0.02."""
+    width_base: int | None = None
+    """The width for which init_std, head_init_std and the learning rates are meant; at another d_model they are scaled to suit (muP). It
+    wants a head of its own. none leaves them."""
     residual_scaling: Literal["paper", "openai", "zero"] = "paper"
     """The first weights of what is added to the residual stream: paper divides them by sqrt(2 n_layer), openai, as its code, does not, zero
     begins with blocks that add nothing."""
@@ -98,8 +101,17 @@ class GPTConfig:
         for name in ("layer_norm_epsilon", "init_std", "position_init_std", "token_init_std", "rotary_base", "logit_softcap"):
             if (number := getattr(self, name)) is not None and number <= 0:
                 yield name, f"wanted more than 0, came {number}"
+        if self.width_base is not None and self.width_base < 1:
+            yield "width_base", f"wanted at least 1 or none, came {self.width_base}"
+        if self.width_base is not None and self.tied_head:
+            yield "width_base", "wanted none beside a tied head, which cannot learn more slowly than the embedding; set tied_head=false"
         if self.head_init_std < 0:
             yield "head_init_std", f"wanted 0 or more, came {self.head_init_std}"
+
+    @property
+    def relative_width(self) -> float:
+        """How many times as wide as what the settings are meant for."""
+        return 1.0 if self.width_base is None else self.d_model / self.width_base
 
     @property
     def head_size(self) -> int:

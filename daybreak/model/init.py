@@ -24,18 +24,22 @@ def std_table(config: GPTConfig) -> dict[str, float]:
     The projections that add to the residual stream are scaled by 1/sqrt(2 n_layer): there are two per block, and the variance
     of a sum of 2 n_layer terms should not grow with the depth. The code that OpenAI released has no such scale. Others begin with 0, so
     that each block's part grows as it is learned.
+
+    A matrix adds up as many terms as the model is wide. At another width than `width_base` those in the blocks keep the size of their
+    sums by 1/sqrt(width), the head, whose rows will come to point where its input does, by 1/width (Yang et al. 2022, "Tensor Programs V").
     """
+    inside = config.init_std / math.sqrt(config.relative_width)
     scale = {"paper": 1 / math.sqrt(2 * config.n_layer), "openai": 1.0, "zero": 0.0}
-    residual = config.init_std * scale[config.residual_scaling]
+    residual = inside * scale[config.residual_scaling]
     return {
         "token_embedding.weight": config.init_std if config.token_init_std is None else config.token_init_std,
         "position_embedding.weight": config.position_init_std,
-        "attention.qkv.weight": config.init_std,
+        "attention.qkv.weight": inside,
         "attention.out.weight": residual,
-        "mlp.up.weight": config.init_std,
-        "mlp.gate.weight": config.init_std,
+        "mlp.up.weight": inside,
+        "mlp.gate.weight": inside,
         "mlp.down.weight": residual,
-        "head.weight": config.head_init_std,
+        "head.weight": config.head_init_std / config.relative_width,
     }
 
 
