@@ -113,9 +113,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.close()
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(self._folder), purge_step=purge_step, flush_secs=_FLUSH_SECONDS
-        )
+        self._writer = SummaryWriter(str(self._folder), purge_step=purge_step, flush_secs=_FLUSH_SECONDS)
 
 
 class WeightsAndBiases:

@@ -1,8 +1,9 @@
-"""`daybreak data ...` and `daybreak tokenizer train`: text into tokens on disk."""
+"""`daybreak data ...` and `daybreak tokenizer train`: text into tokens on disk, and a look at them."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,26 +100,34 @@ def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of prepared data, or of others' token shards.")],
     documents: Annotated[int, typer.Option(help="How many documents of each split to show.")] = 2,
     characters: Annotated[int, typer.Option(help="How much of each document to show.")] = 600,
+    windows: Annotated[int, typer.Option(help="How many windows of the training text to show, with where documents end in them.")] = 1,
+    window_tokens: Annotated[int, typer.Option(help="How many tokens a window has.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print all as one JSON object.")] = False,
 ) -> None:
-    """Show the figures of prepared data, and decoded documents as the model will read them."""
+    """Show what stands in prepared data: figures, lengths of documents, frequent tokens, and text as the model will read it."""
+    from daybreak.cli import data_view
     from daybreak.config import ConfigError
+    from daybreak.data import looking
     from daybreak.data.foreign import open_manifest
     from daybreak.data.inspection import sample_documents
 
-    wanted = {"--documents": (documents, 0), "--characters": (characters, 1)}
-    if wrong := [f"{name}: wanted at least {least}, came {came}" for name, (came, least) in wanted.items() if came < least]:
+    wanted = {"documents": (documents, 0), "characters": (characters, 1), "windows": (windows, 0), "window-tokens": (window_tokens, 1)}
+    if wrong := [f"--{name}: wanted at least {least}, came {came}" for name, (came, least) in wanted.items() if came < least]:
         raise ConfigError(wrong)
     say_assumption(folder)
     manifest = open_manifest(folder)
     figures = _figures(manifest)
+    view = looking.look(folder)
     samples = {name: sample_documents(folder, name, documents, characters) for name in ("train", "val")}
-    shown = {name: "not counted" if value is None else f"{value:,}" if isinstance(value, int) else value for name, value in figures.items()}
-    lines = [f"{name:18}{value}" for name, value in shown.items()]
+    read = looking.windows(folder, "train", windows, window_tokens)
+    values = {**figures, **data_view.values(manifest, view), "samples": samples, "windows": [dataclasses.asdict(window) for window in read]}
+    lines = [*data_view.figures(figures, manifest, view), *data_view.lengths(view), *data_view.frequent(view)]
     for name, texts in samples.items():
         for text in texts:
             lines += ["", f"--- {name} ---", text]
-    speak.result({**figures, "samples": samples}, as_json, "\n".join(lines))
+    for window in read:
+        lines += ["", *data_view.window(window)]
+    speak.result(values, as_json, "\n".join(lines))
 
 
 def train_tokenizer(
