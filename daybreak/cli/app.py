@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 import daybreak
-from daybreak.cli import bench, chat, compare, data, machine, model, plan, race, report, serve, train, travel, watch
+from daybreak.cli import bench, chat, compare, data, machine, model, plan, race, report, serve, tokens, train, travel, watch
 from daybreak.cli.eval import evaluate
 
 
@@ -29,8 +29,9 @@ def command() -> Any:
     data_app.command("verify")(data.verify)
     data_app.command("show")(data.show)
     app.add_typer(data_app, name="data")
-    tokenizer_app = typer.Typer(help="Learn a tokenizer from text.", rich_markup_mode=None)
+    tokenizer_app = typer.Typer(help="Learn a tokenizer from text, and see how one cuts it.", rich_markup_mode=None)
     tokenizer_app.command("train")(data.train_tokenizer)
+    tokenizer_app.command("show")(tokens.show)
     app.add_typer(tokenizer_app, name="tokenizer")
     app.command("train", cls=train.WithSettings)(train.train)
     app.command("plan", cls=train.WithSettings)(plan.plan)
