@@ -36,7 +36,7 @@ def matrices(config: GPTConfig) -> list[tuple[int, int]]:
     """The rows and columns of a block's matrices: queries, keys and values, out, up and, for SwiGLU, gate, down."""
     C, W = config.d_model, config.mlp_width
     ups = 2 if config.activation == "swiglu" else 1
-    return [(C + 2 * config.kv_heads * config.head_size, C), (C, C), *[(W, C)] * ups, (C, W)]
+    return [(C + 2 * C * config.kv_heads // config.n_head, C), (C, C), *[(W, C)] * ups, (C, W)]
 
 
 def norm_count(config: GPTConfig) -> int:

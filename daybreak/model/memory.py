@@ -10,6 +10,8 @@ MLP (4 C), V padded vocabulary. `wide` is the bytes of what autocast lowers: 2 i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import block_count, matrices, parameter_count
 
@@ -46,11 +48,11 @@ def block_bytes(config: GPTConfig, sequences: int, wide: int = 2, square: bool =
 
     For each token: the inputs of the two norms, 2 x 4 C in fp32, and their statistics, 4 numbers, 2 for RMSNorm; in `wide` bytes the
     input of qkv, C, what attention keeps, the input of out, C, of up, C, of the activation, W, for SwiGLU three such, and of down, W; in
-    fp32 the logarithm of each softmax's sum, H. Dropout adds a byte for each element that it may drop, 2 C, and the embedding's shortcut
-    the stream before it is mixed in, 4 C in fp32.
+    fp32 the logarithm of each softmax's sum, H. Dropout adds a byte for each element that it may drop, 2 C, the embedding's shortcut the
+    stream before it is mixed in, 4 C in fp32, and SwiGLU in 16 bits the input of up once more, as autocast lowers it for gate anew.
     """
     B, T, C, H, W = sequences, config.context_length, config.d_model, config.n_head, config.mlp_width
-    bent = 3 * W if config.activation == "swiglu" else W
+    bent = 3 * W + (C if wide < 4 else 0) if config.activation == "swiglu" else W
     attention = wide * H * T if square else 4 * H
     if config.qk_norm:
         attention += 4 * (H + config.kv_heads)  # the statistics of each head
@@ -92,7 +94,11 @@ def activation_bytes(config: GPTConfig, sequences: int, wide: int = 2, square: b
     if config.embedding_norm:
         ends += B * T * (4 * C + _statistics(config))
     block = block_bytes(config, sequences, wide, square)
-    return ends + (L * B * T * 4 * C + block if recompute else L * block)
+    first = block_bytes(replace(config, value_residual=False), sequences, wide, square)  # it has no other's values to mix in
+    if not recompute:
+        return ends + first + (L - 1) * block
+    left = C + 2 * config.kv_heads * config.head_size if config.value_residual else 0  # its values, a view of all that qkv gave
+    return ends + B * T * (L * 4 * C + wide * left) + block
 
 
 def logits_bytes(config: GPTConfig, sequences: int, wide: int = 2, chunk: int | None = None) -> int:

@@ -68,7 +68,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         n = x * r
         dn = gradient * n  # (..., C)
-        for_weight = None if weight is None else dn.flatten(0, -2).sum(0).to(weight.dtype)
+        for_weight = None if weight is None else dn.sum_to_size(weight.shape).to(weight.dtype)
         d = gradient if weight is None else gradient * weight
-        mean = (dn if weight is None else dn.mul_(weight)).mean(-1, keepdim=True)
+        mean = (dn if weight is None else dn * weight).mean(-1, keepdim=True)
         return n.mul_(mean.neg_()).add_(d).mul_(r).to(x.dtype), for_weight, None

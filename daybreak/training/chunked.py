@@ -129,10 +129,10 @@ def losses_from_logits(logits: Tensor, targets: Tensor, tokens: int, softcap: fl
     capped = inside if softcap is None else softcapped(inside, softcap)
     log_p = F.log_softmax(capped, -1, dtype=wide)
     losses = -log_p.gather(1, targets)
-    inside.copy_(log_p.exp_())
-    inside.scatter_(1, targets, torch.expm1(-losses).to(logits.dtype))  # p - 1, not rounded to 16 bits before the 1 is taken away
+    gradient = log_p.exp_().scatter_(1, targets, torch.expm1(-losses))  # p - 1, not rounded to 16 bits before the 1 is taken away
     if softcap is not None:
-        inside.mul_(1 - (capped / softcap).square_())  # tanh' = 1 - tanh²
+        gradient.mul_(1 - (capped / softcap).square_())  # tanh' = 1 - tanh²
+    inside.copy_(gradient)
     logits[:, tokens:] = 0
     return losses.squeeze(1)
 

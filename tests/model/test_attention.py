@@ -11,7 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from daybreak.model import attention, flex
-from daybreak.model.attention import KERNELS, blocked, fused, plain
+from daybreak.model.attention import KERNELS, Attention, blocked, fused, grouped, plain
+from daybreak.model.config import GPTConfig
+from daybreak.model.shared import Shared
 
 ALL = {**KERNELS, "blocked": blocked}
 FAST = sorted(set(ALL) - {"plain"})
@@ -171,3 +173,69 @@ def test_a_mask_without_numbers_is_not_kept(kernel):
     with FakeTensorMode() as mode:
         kernel(*(mode.from_tensor(tensor) for tensor in given_), 0.0, 5)
     assert attention._kept.cache_info().currsize == 0
+
+
+# --- what is done to heads ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ALL)
+@pytest.mark.parametrize("band", [None, 3])
+@pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 9), (9, 9), (4, 9)])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_shared_keys_are_repeated_keys(kernel, band, T, S, heads):
+    queries, *_, upstream = drawn(T, S, H=4, dtype=torch.float64)
+    _, keys, values, _ = drawn(T, S, H=heads, dtype=torch.float64)
+    ours = with_gradients(grouped(ALL[kernel]), (queries, keys, values), upstream, band)
+
+    def repeated(queries, keys, values, dropout, band):
+        """Head h of the queries with head h // group of the keys."""
+        which = torch.arange(4) // (4 // heads)
+        return plain(queries, keys[:, which], values[:, which], dropout, band)
+
+    for one, other in zip(ours, with_gradients(repeated, (queries, keys, values), upstream, band), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+def test_one_token_is_gathered_without_copies_of_what_is_kept():
+    sizes = []
+
+    def noted(queries, keys, values, dropout, band):
+        sizes.append(keys.shape[1])
+        return plain(queries, keys, values, dropout, band)
+
+    queries, keys, values = torch.randn(2, 4, 1, 8), torch.randn(2, 2, 30, 8), torch.randn(2, 2, 30, 8)
+    grouped(noted)(queries, keys, values, 0.0, None)
+    assert sizes == []
+    grouped(noted)(queries, keys, values, 0.0, 5)  # of a band some keys are out of sight, and a mask needs each query's own
+    grouped(noted)(queries.expand(2, 4, 3, 8), keys, values, 0.0, None)
+    assert sizes == [4, 4]
+
+
+@pytest.mark.parametrize("n_kv_head", [None, 1, 2])
+def test_the_rows_of_the_fused_projection_are_queries_keys_and_values(n_kv_head):
+    config = GPTConfig(vocab_size=50, context_length=12, n_layer=1, n_head=4, d_model=32, n_kv_head=n_kv_head)
+    part = Attention(config, plain)
+    x, K = torch.randn(2, 12, 32), n_kv_head or 4
+    assert part.qkv_rows == [32, 8 * K, 8 * K]
+    three = zip(part.qkv.weight.split(part.qkv_rows), part.qkv.bias.split(part.qkv_rows), strict=True)
+    queries, keys, values = ((x @ weight.T + bias).view(2, 12, -1, 8).transpose(1, 2) for weight, bias in three)
+    gathered = grouped(plain)(queries, keys, values, 0.0, None).transpose(1, 2).reshape(2, 12, 32)
+    torch.testing.assert_close(part(x, Shared()), part.out(gathered))
+
+
+def test_normalised_queries_and_keys_bound_the_scores():
+    config = GPTConfig(vocab_size=50, context_length=12, n_layer=1, n_head=2, d_model=32, qk_norm=True)
+    met = []
+
+    def watched(queries, keys, values, dropout, band):
+        met.append((queries, keys))
+        return plain(queries, keys, values, dropout, band)
+
+    part, x = Attention(config, watched), 100 * torch.randn(2, 12, 32)
+    part(x, Shared())
+    ((queries, keys),) = met
+    raw = part.qkv(x).split(32, dim=-1)
+    for came, before in zip((queries, keys), raw, strict=False):
+        heads = before.view(2, 12, 2, 16).transpose(1, 2)
+        torch.testing.assert_close(came, 4 * heads / heads.norm(dim=-1, keepdim=True), rtol=1e-4, atol=1e-4)
+    assert (queries @ keys.mT / 4).abs().max() <= 4 + 1e-3

@@ -87,3 +87,28 @@ def test_gpt3_alternates_dense_and_banded_layers():
 def test_a_pattern_is_repeated_and_a_band_that_holds_the_context_is_none(pattern, band, context_length, layer):
     config = GPTConfig(context_length=context_length, attention_pattern=tuple(pattern), attention_band=band)
     assert config.band(layer) == (band if pattern[layer % len(pattern)] == "banded" and band < context_length else None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"n_kv_head": 5}, ("n_kv_head", "wanted none or a divisor of n_head = 12, came 5")),
+        ({"n_kv_head": 0}, ("n_kv_head", "wanted none or a divisor of n_head = 12, came 0")),
+        ({"n_kv_head": -3}, ("n_kv_head", "wanted none or a divisor of n_head = 12, came -3")),
+        (
+            {"position": "rotary", "d_model": 180},
+            ("position", "wanted an even d_model / n_head for rotary, which turns pairs, came 15; change n_head or d_model"),
+        ),
+        ({"rotary_base": 0.0}, ("rotary_base", "wanted more than 0, came 0.0")),
+        ({"logit_softcap": -15.0}, ("logit_softcap", "wanted more than 0, came -15.0")),
+        ({"token_init_std": 0.0}, ("token_init_std", "wanted more than 0, came 0.0")),
+        ({"head_init_std": -0.1}, ("head_init_std", "wanted 0 or more, came -0.1")),
+    ],
+)
+def test_what_no_model_can_be_is_told(changes, told):
+    assert list(GPTConfig(**changes).problems()) == [told]
+
+
+def test_the_mlp_s_width():
+    assert GPTConfig(d_model=768, activation="relu2").mlp_width == GPTConfig(d_model=768).mlp_width == 3072
+    assert [GPTConfig(d_model=width, activation="swiglu").mlp_width for width in (768, 1024, 256, 12)] == [2048, 2752, 704, 64]

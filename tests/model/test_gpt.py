@@ -163,3 +163,38 @@ def test_rows_that_pad_the_vocabulary_take_no_part(vocab_size):
         optimizer.step()
         optimizer.zero_grad()
     assert not padded[vocab_size:].any()
+
+
+# --- the head ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_of_its_own_begins_as_it_is_told_and_shares_nothing():
+    model = tiny(tied_head=False)
+    assert not model.head.weight.any()
+    assert not model(ids(2, 12)).any()  # all tokens equally likely
+    model = tiny(tied_head=False, head_init_std=0.1)
+    assert float(model.head.weight[:50].detach().std()) == pytest.approx(0.1, rel=0.15)
+    assert not model.head.weight[50:].any()
+    x = torch.randn(2, 3, 16)
+    torch.testing.assert_close(model.unembed(x), model.norm(x) @ model.head.weight[:50].T)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_softcap_bends_the_logits(tied):
+    tokens = ids(2, 12)
+    free, capped = (tiny(tied_head=tied, head_init_std=0.3, logit_softcap=cap)(tokens) for cap in (None, 2.0))
+    assert free.abs().max() > 2 > capped.abs().max()
+    torch.testing.assert_close(capped, 2 * torch.tanh(free / 2))
+
+
+def test_a_softcap_is_computed_in_32_bits():
+    model, tokens = tiny(logit_softcap=30.0), ids(2, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(tokens).dtype == torch.float32
+        assert tiny()(tokens).dtype == torch.bfloat16
+    assert tiny(dtype=torch.float64, logit_softcap=30.0)(tokens).dtype == torch.float64
+
+
+def test_an_embedding_may_be_normalised():
+    x, _ = tiny(embedding_norm=True, norm="rmsnorm-no-gain").embed(ids(2, 12))
+    torch.testing.assert_close(x.square().mean(-1), torch.ones(2, 12), rtol=1e-3, atol=1e-3)

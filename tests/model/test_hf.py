@@ -142,6 +142,34 @@ def test_a_band_that_hides_nothing_is_no_band():
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"n_kv_head": 4}, "model.n_kv_head: GPT2LMHeadModel has a key and a value head for each query head, came 4; write it with"),
+        ({"position": "rotary"}, "model.position: GPT2LMHeadModel has an embedding of each position, came rotary; write it with --format"),
+        ({"qk_norm": True}, "model.qk_norm: GPT2LMHeadModel has queries and keys as they are, came true"),
+        ({"value_residual": True}, "model.value_residual: .* own values alone, came true"),
+        ({"activation": "relu2"}, "model.activation: GPT2LMHeadModel has GELU, came relu2; .* model.activation=gelu"),
+        ({"norm": "rmsnorm"}, "model.norm: GPT2LMHeadModel has LayerNorm, came rmsnorm"),
+        ({"bias": False}, "model.bias: GPT2LMHeadModel has biases, came false; .* train with model.bias=true"),
+        ({"embedding_norm": True}, "model.embedding_norm: .* came true"),
+        ({"embedding_shortcut": True}, "model.embedding_shortcut: .* came true"),
+        ({"tied_head": False}, "model.tied_head: GPT2LMHeadModel has a tied head, came false"),
+        ({"logit_softcap": 15.0}, r"model.logit_softcap: .* came 15.0; .* or train with model.logit_softcap=none"),
+        ({"position": "rotary", "bias": False, "norm": "rmsnorm"}, "came rotary; nor can it say norm, bias; write it with"),
+    ],
+)
+def test_what_no_gpt2_has_is_refused_by_name(changes, told):
+    config = GPTConfig(**changes)
+    with pytest.raises(hf.Unrepresentable, match=told):
+        hf.export_config(config, 50256)
+    assert "\n" not in hf.unrepresentable(config)
+
+
+def test_how_a_model_began_and_as_many_heads_as_there_are_can_be_said():
+    assert hf.unrepresentable(GPTConfig(n_kv_head=12, residual_scaling="zero", token_init_std=1.0, rotary_base=5.0)) == ""
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_become_fp32_and_go_back_bit_for_bit(dtype):
     config = hf.import_config(theirs().config.to_dict())

@@ -38,6 +38,20 @@ def test_every_initial_weight_is_as_the_table_says(residual_scaling, residual, p
     assert seen == set(table) - {"mlp.gate.weight", "head.weight"}  # which GPT-2 has not
 
 
+@pytest.mark.parametrize(("token_init_std", "of_tokens"), [(None, 0.02), (0.8, 0.8)])
+def test_the_other_parts_begin_as_the_table_says(token_init_std, of_tokens):
+    others = {"activation": "swiglu", "norm": "rmsnorm", "tied_head": False, "residual_scaling": "zero", "position": "rotary"}
+    config = dataclasses.replace(MID, **others, token_init_std=token_init_std, head_init_std=0.001, embedding_norm=True)
+    state, table = build(config, 3).state_dict(), std_table(config)
+    assert table["token_embedding.weight"] == of_tokens
+    for name, std in [("token_embedding.weight", of_tokens), ("head.weight", 0.001), ("blocks.1.mlp.gate.weight", 0.02)]:
+        assert float(state[name][: MID.tokens].std()) == pytest.approx(std, rel=0.02), name
+    assert not any(state[f"blocks.{layer}.{part}.weight"].any() for layer in range(6) for part in ("attention.out", "mlp.down"))
+    assert not state["head.weight"][MID.tokens :].any()
+    assert (state["embedding_norm.weight"] == 1).all()
+    assert "position_embedding.weight" not in state
+
+
 def test_the_initial_weights_depend_on_seed_and_name_only():
     first, again, other = build(TINY, 5).state_dict(), build(TINY, 5).state_dict(), build(TINY, 6).state_dict()
     torch.manual_seed(99)

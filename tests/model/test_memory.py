@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from daybreak.model.attention import KERNELS
 from daybreak.model.config import SIZES, GPTConfig
 from daybreak.model.flops import parameter_count
 from daybreak.model.gpt import GPT
+from daybreak.model.init import build
 from daybreak.training.objectives import cross_entropy
 from daybreak.training.optimizers import make_optimizer
 from daybreak.training.precision import MixedPrecision
@@ -105,10 +107,10 @@ def test_with_recomputation_each_block_keeps_its_input() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("vocab_size", [64, 512, 4096])
-def test_the_peak_of_a_step_is_what_is_counted(vocab_size: int, precision: str) -> None:
+@pytest.mark.parametrize(("vocab_size", "softcap"), [(64, None), (512, None), (4096, None), (512, 15.0), (4096, 15.0)])
+def test_the_peak_of_a_step_is_what_is_counted(vocab_size: int, softcap: float | None, precision: str) -> None:
     """Gradients come one by one while activations go, so at the loss, where the peak stands, there are none yet."""
-    shape = GPTConfig(vocab_size=vocab_size, context_length=48, n_layer=3, n_head=4, d_model=64)
+    shape = GPTConfig(vocab_size=vocab_size, context_length=48, n_layer=3, n_head=4, d_model=64, logit_softcap=softcap)
     gpt, given = GPT(shape, KERNELS["fused"]), batch(shape)
     wide = 4 if precision == "fp32" else 2
     with Peak() as peak:
@@ -117,11 +119,42 @@ def test_the_peak_of_a_step_is_what_is_counted(vocab_size: int, precision: str) 
     assert counted == pytest.approx(peak.most, rel=0.05)
 
 
+OTHERS = [
+    {"position": "rotary"},
+    {"qk_norm": True},
+    {"position": "rotary", "qk_norm": True},
+    {"n_kv_head": 2},
+    {"n_kv_head": 1, "position": "rotary"},
+    {"n_kv_head": 2, "qk_norm": True},
+    {"activation": "relu2"},
+    {"activation": "swiglu"},
+    {"norm": "rmsnorm", "bias": False},
+    {"embedding_norm": True},
+    {"embedding_shortcut": True},
+    {"value_residual": True},
+    {"value_residual": True, "position": "rotary"},
+    {"value_residual": True, "position": "rotary", "n_kv_head": 2},
+    {"tied_head": False},
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("changes", OTHERS, ids=lambda changes: ",".join(changes))
+def test_other_parts_keep_what_is_counted(changes: dict[str, object], precision: str) -> None:
+    shape = replace(SHAPE, **changes)
+    wide = 4 if precision == "fp32" else 2
+    counted = memory.activation_bytes(shape, B, wide) + memory.cast_bytes(shape, wide) + 4 * B * shape.context_length * shape.tokens
+    assert counted == pytest.approx(kept_for_backward(build(shape, 0, kernel=KERNELS["fused"]), precision), rel=0.01)
+
+
 def test_golden_values() -> None:
     small, large = SIZES["gpt2"]["124m"], SIZES["gpt3"]["175b"]
     assert memory.state_bytes(small) == 16 * 124_475_904
     assert memory.block_bytes(small, 1) == 1024 * (36 * 768 + 16 + 4 * 12)
     assert memory.logits_bytes(small, 1) == 12 * 1024 * 50304
+    assert memory.logits_bytes(small, 4, 2, chunk=1024) == (2 * 4096 + 8 * 1024) * 50304
+    assert memory.logits_bytes(small, 4, 4, chunk=1024) == 12 * 1024 * 50304
+    assert memory.logits_bytes(small, 4, 4, chunk=10_000) == memory.logits_bytes(small, 4)
     assert memory.cast_bytes(small, 4) == 0
     assert memory.gathered_bytes(large) == pytest.approx(6 * 2.455e9 + 2 * 1.812e9, rel=1e-3)
 

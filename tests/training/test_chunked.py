@@ -35,10 +35,9 @@ def drawn(n=40, width=12, tokens=67, padded=128, dtype=torch.float32, seed=0):
     return hidden, weight, torch.randint(tokens, (n,), generator=generator), torch.randn(n, generator=generator, dtype=dtype)
 
 
-def written_out(hidden, weight, targets, tokens):
-    return F.cross_entropy(
-        F.linear(hidden, weight)[:, :tokens].to(torch.promote_types(hidden.dtype, torch.float32)), targets, reduction="none"
-    )
+def written_out(hidden, weight, targets, tokens, softcap=None):
+    logits = F.linear(hidden, weight)[:, :tokens].to(torch.promote_types(hidden.dtype, torch.float32))
+    return F.cross_entropy(logits if softcap is None else softcap * torch.tanh(logits / softcap), targets, reduction="none")
 
 
 def answers(way, hidden, weight, upstream):
@@ -60,14 +59,15 @@ def close(one, other, rel):
     tokens=st.integers(1, 40),
     pads=st.integers(0, 30),
     chunk=st.integers(1, 90),
+    softcap=st.sampled_from([None, 0.7, 15.0]),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60)
-def test_any_shape_in_any_chunks_is_the_plain_loss(n, width, tokens, pads, chunk, seed):
+def test_any_shape_in_any_chunks_is_the_plain_loss(n, width, tokens, pads, chunk, softcap, seed):
     hidden, weight, targets, upstream = drawn(n, width, tokens, tokens + pads, torch.float64, seed)
     upstream[::3] = 0
-    came = answers(lambda: linear_cross_entropy(hidden, weight, targets, tokens, chunk), hidden, weight, upstream)
-    whole = answers(lambda: written_out(hidden, weight, targets, tokens), hidden, weight, upstream)
+    came = answers(lambda: linear_cross_entropy(hidden, weight, targets, tokens, chunk, softcap=softcap), hidden, weight, upstream)
+    whole = answers(lambda: written_out(hidden, weight, targets, tokens, softcap), hidden, weight, upstream)
     for a, b in zip(came, whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     assert not came[2][tokens:].any()
@@ -80,22 +80,24 @@ def test_in_fp32_it_is_exact_to_rounding(chunk):
     close(came, answers(lambda: written_out(hidden, weight, targets, 67), hidden, weight, upstream), 1e-6)
 
 
-def test_the_gradient_is_that_of_the_losses():
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_the_gradient_is_that_of_the_losses(softcap):
     hidden, weight, targets, _ = drawn(10, 3, 5, 8, torch.float64)
-    assert torch.autograd.gradcheck(lambda h, w: linear_cross_entropy(h, w, targets, 5, 4), (hidden, weight))
+    assert torch.autograd.gradcheck(lambda h, w: linear_cross_entropy(h, w, targets, 5, 4, softcap=softcap), (hidden, weight))
 
 
+@pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_16_bits_it_is_no_further_from_the_truth_than_the_plain_loss(dtype):
+def test_in_16_bits_it_is_no_further_from_the_truth_than_the_plain_loss(dtype, softcap):
     hidden, weight, targets, upstream = drawn(100, 24, 67, 128)
 
     def low(way):
         with torch.autocast("cpu", dtype):
             return way()
 
-    came = answers(lambda: low(lambda: linear_cross_entropy(hidden, weight, targets, 67, 30)), hidden, weight, upstream)
-    whole = answers(lambda: low(lambda: written_out(hidden, weight, targets, 67)), hidden, weight, upstream)
-    exact = answers(lambda: written_out(hidden.double(), weight.double(), targets, 67), hidden, weight, upstream)
+    came = answers(lambda: low(lambda: linear_cross_entropy(hidden, weight, targets, 67, 30, softcap=softcap)), hidden, weight, upstream)
+    whole = answers(lambda: low(lambda: written_out(hidden, weight, targets, 67, softcap)), hidden, weight, upstream)
+    exact = answers(lambda: written_out(hidden.double(), weight.double(), targets, 67, softcap), hidden, weight, upstream)
     assert torch.equal(came[0], whole[0])
     for a, b, truth in zip(came, whole, exact, strict=True):
         assert float((a - truth).norm()) <= 1.2 * float((b - truth).norm())
