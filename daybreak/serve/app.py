@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+from daybreak.data.tokenizer import END_OF_TEXT
 from daybreak.model.flops import parameter_count
 from daybreak.serve import chatting, figures, page
 from daybreak.serve.answers import spelled
@@ -74,6 +75,7 @@ def make_app(
     app.post("/v1/embeddings")(embeddings)
     app.post("/tokenize")(tokenize)
     app.post("/detokenize")(detokenize)
+    app.get("/tokenizer_info")(tokenizer_info)
     app.get("/v1/models")(models)
     app.get("/v1/models/{name:path}")(one_model)
     app.get("/health")(health)
@@ -141,6 +143,13 @@ async def detokenize(body: DetokenizeBody, request: Request) -> Response:
         return answer({"prompt": hosted.model.tokenizer.decode(body.tokens)})
     except ValueError as error:
         raise Refused(400, str(error), param="tokens") from None
+
+
+async def tokenizer_info(request: Request, model: str | None = None) -> Response:
+    """The tokenizer in a few words, as the lm-evaluation-harness asks before it takes /tokenize for its own."""
+    hosted = hosts_of(request).find(model)
+    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": None, "chat_template": None}
+    return answer({"tokenizer_class": hosted.model.tokenizer.name, "model_max_length": hosted.context_length, **special})
 
 
 async def models(request: Request) -> Response:

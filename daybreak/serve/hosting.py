@@ -12,6 +12,7 @@ from typing import final
 import torch
 
 from daybreak.config import closest
+from daybreak.data.tokenizer import END_OF_TEXT
 from daybreak.inference.engine import Engine
 from daybreak.inference.requests import Busy, Emitted, Request, Ticket
 from daybreak.loading import Model
@@ -63,12 +64,17 @@ class Hosted:
             self.fault = f"{type(error).__name__}: {error}"
 
     def encode(self, text: str) -> list[int]:
-        """A text's ids; a new text begins with the end of the one before. Raises Refused for what the tokenizer cannot take."""
+        """A text's ids. A new text begins with the end of the one before; within a text the words <|endoftext|> are only words.
+
+        Raises Refused for what the tokenizer cannot take.
+        """
+        if text in ("", END_OF_TEXT):  # the second is OpenAI's word for the first
+            return [self.model.tokenizer.eot]
         try:
             ids: list[int] = self.model.tokenizer.encode(text).tolist()
         except ValueError as error:
             raise Refused(400, str(error), param="prompt") from None
-        return ids or [self.model.tokenizer.eot]
+        return ids
 
     def embed(self, ids: Sequence[int]) -> list[float]:
         """The mean of the last layer's normalised outputs, scaled to length 1."""

@@ -59,7 +59,9 @@ def test_a_list_of_ids_is_one_prompt(client: Client) -> None:
 
 
 def test_nothing_begins_a_new_text(client: Client) -> None:
-    assert client.complete("", return_token_ids=True)["choices"][0]["prompt_token_ids"] == [EOT]
+    for prompt in ("", "<|endoftext|>"):
+        assert client.complete(prompt, return_token_ids=True)["choices"][0]["prompt_token_ids"] == [EOT]
+    assert client.complete("a<|endoftext|>", return_token_ids=True)["choices"][0]["prompt_token_ids"][-1] == ord(">")
 
 
 def test_the_stream_is_the_whole(client: Client) -> None:
