@@ -136,11 +136,13 @@ def thin(values: FloatArray, limit: int = MAX_POINTS) -> IndexArray:
         return np.arange(n)
     half = (limit - 2) // 4  # each edge may bring two points, and there are two kinds of edges
     edges = np.unique(np.concatenate([np.linspace(0, n, half + 1)[:-1], np.geomspace(1, n, half + 1)[:-1]]).astype(np.int64))
-    kept = [0, n - 1]
-    for begin, end in zip(edges, [*edges[1:], n], strict=True):
+    kept, gaps = [0, n - 1], not np.isfinite(values).all()
+    for begin, end in zip(edges.tolist(), [*edges[1:].tolist(), n], strict=True):
         bucket = values[begin:end]
-        if np.isfinite(bucket).any():
-            kept += [int(begin + np.nanargmin(bucket)), int(begin + np.nanargmax(bucket))]
+        if not gaps:
+            kept += [begin + int(bucket.argmin()), begin + int(bucket.argmax())]
+        elif np.isfinite(bucket).any():
+            kept += [begin + int(np.nanargmin(bucket)), begin + int(np.nanargmax(bucket))]
     return np.unique(np.array(kept, dtype=np.int64))
 
 

@@ -87,4 +87,10 @@ def _columns(curve: Curve) -> dict[str, list[float | int | None]]:
 
 def rounded(column: FloatArray) -> list[float | int | None]:
     """Numbers as short as a screen needs: whole ones whole, others to seven digits, what is no number as null."""
-    return [None if x != x else int(x) if x.is_integer() else float(f"{x:.7g}") for x in column.tolist()]
+    known = np.isfinite(column)
+    if known.all() and (column == np.rint(column)).all() and (np.abs(column) < 2**53).all():
+        whole: list[float | int | None] = list(column.astype(np.int64).tolist())
+        return whole
+    size = np.abs(np.where(known & (column != 0), column, 1.0))
+    factor = 10.0 ** np.clip(6 - np.floor(np.log10(size)), -300, 300)
+    return [x if x == x else None for x in np.where(known, np.rint(column * factor) / factor, np.nan).tolist()]

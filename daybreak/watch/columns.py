@@ -38,9 +38,13 @@ class Columns:
             del column[kept:]
         return dropped
 
-    def curve(self, name: str) -> Curve:
-        """One quantity, where it was measured; a copy, so that the columns may grow on."""
-        values = np.array(self.values[name], dtype=np.float64)
-        whole = Curve(np.array(self.steps), np.fmax.accumulate(np.array(self.tokens)), np.array(self.seconds), values)
-        finite = np.isfinite(values)
-        return whole if finite.all() else whole.at(np.flatnonzero(finite))
+    def curves(self) -> dict[str, Curve]:
+        """Every quantity, where it was measured; copies, so that the columns may grow on."""
+        steps, tokens, seconds = np.array(self.steps), np.fmax.accumulate(np.array(self.tokens)), np.array(self.seconds)
+        found = {}
+        for name, column in self.values.items():
+            values = np.array(column, dtype=np.float64)
+            finite = np.isfinite(values)
+            whole = Curve(steps, tokens, seconds, values)
+            found[name] = whole if finite.all() else whole.at(np.flatnonzero(finite))
+        return found

@@ -18,7 +18,7 @@ import numpy as np
 
 from daybreak.watch.history import History
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """How many bytes are read at a time."""
 _WHOLE = 4 << 20
 """Files up to so many bytes are read whole at the first look."""

@@ -52,11 +52,7 @@ class History:
 
     def curves(self) -> dict[str, Curve]:
         """Every quantity of the report."""
-        return {name: self.curve(name) for name in QUANTITIES}
-
-    def curve(self, name: str) -> Curve:
-        """One of them."""
-        return (self.steps if QUANTITIES[name][0] == "step" else self.evals).curve(name)
+        return self.steps.curves() | self.evals.curves()
 
     @property
     def tokens(self) -> float | None:
@@ -123,7 +119,7 @@ class History:
             row = {name: _row(event.get(QUANTITIES[name][1])) for name in names}
             columns.extend(_row(self.step), _row(event.get("tokens")), _row(self.seconds), row)
         else:
-            self.events.append({**event, "step": self.step, "seconds": round(self.seconds, 3)})
+            self.events.append({**event, "step": self.step, "seconds": self.seconds})
         if kind in ("start", "resume"):
             self.begun = {**self.begun, **event}
 

@@ -44,6 +44,7 @@ _LOOK_EVERY = 0.3
 _SEARCH_EVERY = 2.0
 _TELL_EVERY = 0.4
 _STILL_HERE = 10.0
+_COURTESY = 1.0
 
 
 class Watch:
@@ -56,6 +57,8 @@ class Watch:
         self.changed = threading.Condition()
         self.version = 0
         self.closed = False
+        self.asked = time.monotonic()
+        """When the page last asked for something."""
         self._by_folder: dict[Path, Follower] = {}
         self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
 
@@ -104,6 +107,8 @@ class Watch:
                 searched = time.monotonic()
             if not more:
                 time.sleep(_LOOK_EVERY)
+            elif time.monotonic() - self.asked < _COURTESY:  # whoever waits for an answer comes before what is read for completeness
+                time.sleep(_LOOK_EVERY / 10)
 
     def _tell(self) -> None:
         with self.changed:
@@ -141,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
         if host not in ("127.0.0.1", "localhost", "[::1]"):
             self._answer(403, "text/plain", b"this page is for the machine that it runs on; forward its port and open it as localhost")
             return
-        asked = urlsplit(self.path)
+        asked, self.server.watch.asked = urlsplit(self.path), time.monotonic()
         if asked.path == "/live":
             self._live()
         elif asked.path in FILES:

@@ -37,7 +37,7 @@ def test_what_is_appended_is_read_once_and_never_half(tmp_path: Path) -> None:
         read_all(follower)
         assert len(follower.known.steps) == text[: begin + 97].count(b"\n")
     assert follower.history.broken == 0
-    assert follower.known.curve("loss").steps.tolist() == list(range(1, 60))
+    assert follower.known.curves()["loss"].steps.tolist() == list(range(1, 60))
     version = follower.version
     read_all(follower)
     assert follower.version == version
@@ -77,7 +77,7 @@ def test_a_large_file_is_looked_at_first_and_read_then(tmp_path: Path, monkeypat
     (tmp_path / "metrics.jsonl").write_bytes(b"".join(map(line, events)))
     follower = Follower(tmp_path)
     follower.look()
-    glance = follower.known.curve("loss")
+    glance = follower.known.curves()["loss"]
     assert follower.share == 0
     assert 1000 < len(glance) < 5000
     assert (glance.steps[0], glance.steps[-1]) == (1, 20_000)
@@ -88,7 +88,7 @@ def test_a_large_file_is_looked_at_first_and_read_then(tmp_path: Path, monkeypat
         shares.append(follower.share)
         assert follower.known is follower.glance
     assert shares == sorted(shares)
-    assert follower.known.curve("loss").steps.tolist() == list(range(1, 20_001))
+    assert follower.known.curves()["loss"].steps.tolist() == list(range(1, 20_001))
 
 
 def test_a_first_look_at_a_run_that_rewound_shows_the_later_attempt(tmp_path: Path, monkeypatch) -> None:
@@ -99,7 +99,7 @@ def test_a_first_look_at_a_run_that_rewound_shows_the_later_attempt(tmp_path: Pa
     (tmp_path / "metrics.jsonl").write_bytes(b"".join(map(line, events)))
     follower = Follower(tmp_path)
     follower.look()
-    glance = follower.known.curve("loss")
+    glance = follower.known.curves()["loss"]
     assert (np.diff(glance.steps) > 0).all()
     assert set(glance.values[glance.steps > 5100]) == {99.0}
     assert follower.known.strays == 0

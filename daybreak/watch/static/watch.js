@@ -90,7 +90,7 @@ addEventListener("DOMContentLoaded", () => {
     return `&axis=${axis}&from=${(window[0] - room) / factor}&to=${(window[1] + room) / factor}`;
   }
 
-  let pause = 300, fetching = false, again = 0;
+  let pause = 1000, fetching = false, again = 0;
   async function refresh() {
     clearTimeout(again);
     if (!fetching && !document.hidden) {
@@ -108,7 +108,7 @@ addEventListener("DOMContentLoaded", () => {
         await happened();
       } catch { /* the connection tells of itself */ }
       fetching = false;
-      pause = Math.min(5000, Math.max(300, 8 * (performance.now() - began)));
+      pause = Math.min(5000, Math.max(1000, 8 * (performance.now() - began)));
     }
     again = setTimeout(refresh, pause);
   }
@@ -121,6 +121,7 @@ addEventListener("DOMContentLoaded", () => {
     }
     const each = known.map((run) => run.references);
     charts.set(known, each.length ? each[0].filter((one) => each.every((others) => others.some((other) => other.name === one.name && other.text === one.text))) : []);
+    root.dataset.known = known.length;
     root.dataset.drawn = known.reduce((sum, run) => sum + (run.curves.loss ? run.curves.loss.values.length : 0), 0);
   }
 
