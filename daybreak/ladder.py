@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from daybreak import config, machine
+from daybreak.data.steps import largest_micro_batch
 from daybreak.opening import micro_batch
 from daybreak.settings import Settings
 from daybreak.training.optimizers import OPTIMIZERS
@@ -104,7 +105,7 @@ def climb(settings: Settings, device: torch.device, measure: Measure, seconds: f
         row = _try(Rung("fp32, as it is written", _batch(context, size, size)), base, measure, seconds)
         if row.trial is None and size > 1 and "memory" in row.problem:
             yield replace(row, problem=f"{row.problem}; trying half")
-            size //= 2
+            size = largest_micro_batch(size, size // 2)
             continue
         yield replace(row, kept=row.trial is not None)
         if row.trial is None:
@@ -114,7 +115,7 @@ def climb(settings: Settings, device: torch.device, measure: Measure, seconds: f
         row = _try(rung, at.choice, measure, seconds)
         at, row = _judged(at, row)
         yield row
-    for row in _micro_batches(at.choice, size, device, measure, seconds):
+    for row in _micro_batches(at.choice, settings, size, device, measure, seconds):
         at, row = _judged(at, row)
         yield row
     assert first is not None
@@ -161,9 +162,8 @@ def _written_out(settings: Settings) -> str:
 
 
 def _first_size(settings: Settings, device: torch.device) -> int:
-    """A micro-batch that fits without any lever, the largest power of two."""
-    many = config.edit(settings, ["train.micro_batch=none", f"train.batch_tokens={64 * settings.model.context_length}"])
-    return micro_batch(many, device, "fp32")
+    """A micro-batch that fits without any lever, and divides the run's batch."""
+    return micro_batch(config.edit(settings, ["train.micro_batch=none"]), device, "fp32")
 
 
 def _batch(context_length: int, sequences: int, micro: int) -> tuple[str, str]:
@@ -171,11 +171,13 @@ def _batch(context_length: int, sequences: int, micro: int) -> tuple[str, str]:
     return (f"train.batch_tokens={sequences * context_length}", f"train.micro_batch={micro}")
 
 
-def _micro_batches(on: Choice, size: int, device: torch.device, measure: Measure, seconds: float) -> Iterator[Row]:
+def _micro_batches(on: Choice, recipe: Settings, size: int, device: torch.device, measure: Measure, seconds: float) -> Iterator[Row]:
     """Micro-batches about the first one's size, in steps of the same number of sequences, so that the optimizer's share is the same."""
-    context = on.settings.model.context_length
-    most = 16 * size if device.type == "cuda" else 2 * size
-    sizes = [each for each in (size // 2, size, 2 * size, 4 * size, 8 * size, 16 * size) if 1 <= each <= most]
+    context, plan = on.settings.model.context_length, recipe.train
+    share = (plan.batch_start_tokens or plan.batch_tokens) // context
+    larger = range(1, 5) if device.type == "cuda" else range(1, 2)
+    sizes = sorted({largest_micro_batch(size, size // 2), size, *(size << more for more in larger if share % (size << more) == 0)})
+    most = sizes[-1]
     for each in sizes:
         row = _try(Rung(f"micro-batch {each}, {most} a step", _batch(context, most, each)), on, measure, seconds)
         yield row
