@@ -264,6 +264,7 @@ def bench(tmp_path, monkeypatch, *more, measure=None):
 
 def test_bench_train_tells_table_plot_and_figures(tmp_path, monkeypatch, capsys):
     assert bench(tmp_path, monkeypatch, "--json", "--out", "figures") == 0
+    ceiling.matmul_flops.cache_clear()
     found = json.loads(capsys.readouterr().out)
     assert set(found) >= {"name", "when", "machine", "versions", "bars", "rows", "edits", "drift"}
     assert found == json.loads((tmp_path / "figures" / "ladder.json").read_text())
@@ -292,6 +293,17 @@ def test_stopped_it_tells_what_there_is(tmp_path, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [row["rung"] for row in found["rows"] if row["problem"] is None]
     assert found["drift"] is None
+
+
+def test_the_doctor_measures_where_it_is_asked(monkeypatch, capsys):
+    monkeypatch.setattr(ceiling, "measure", lambda device, name, seconds=1.0: 2e12)
+    ceiling.matmul_flops.cache_clear()
+    assert main(["doctor", "--bench"]) == 0
+    told = capsys.readouterr().out
+    assert "ceiling    2 TFLOP/s in fp32, measured" in told
+    assert main(["doctor", "--bench", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ceiling_flops"]["fp32"] == 2e12
+    ceiling.matmul_flops.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ _OPTIONAL = {
 
 def doctor(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run whose checkpoints are to be verified too.")] = None,
+    bench: Annotated[
+        bool,
+        typer.Option("--bench", help="Measure how fast matrices multiply here, too; a few seconds. `daybreak bench train` tells more."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> int:
     """Say what this machine can do, what is missing, and whether a run's checkpoints are whole."""
@@ -34,6 +38,15 @@ def doctor(
     missing = {name: gives for name, gives in _OPTIONAL.items() if importlib.util.find_spec(name) is None}
     findings: dict[str, Any] = {**machine.facts(device, precision), "threads": torch.get_num_threads(), "missing": missing}
     lines = [f"{name:11}{value}" for name, value in findings.items() if name != "missing"]
+    if bench:
+        from daybreak.shares import Ceilings
+
+        ceilings = Ceilings.measure(device)
+        findings |= ceilings.as_dict()
+        lines += [f"ceiling    {flops / 1e12:.3g} TFLOP/s in {name}, measured" for name, flops in ceilings.measured.items()]
+        lines.append(
+            f"peak       {'unknown' if ceilings.peak is None else f'{ceilings.peak / 1e12:,.0f} TFLOP/s in 16 bits, as its maker says'}"
+        )
     lines += [f"missing    {name} {gives}" for name, gives in missing.items()]
     damaged = False
     if run is not None:
