@@ -206,6 +206,7 @@ def test_on_a_phone(client: Client, tmp_path: Path) -> None:
         assert box["left"] >= 0
         assert box["right"] <= 390
         assert box["bottom"] <= 800
+        assert phone.js(f"{TOKENS}[4].getBoundingClientRect().bottom") <= box["top"]
         phone.tap("card.querySelectorAll('.choice')[1]")
         phone.until("!running && columns[0].tokens[4].mine")
         assert phone.js("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 31)"

@@ -296,6 +296,10 @@ function showCard(column, at) {
   card.replaceChildren(title, ...listed, make("p", { className: "note", textContent: told }));
   card.hidden = false;
   near(Math.max(rank, 0));
+  if (matchMedia("(max-width: 760px)").matches) { // the card lies at the screen's lower end
+    scrollBy(0, Math.max(0, token.span.getBoundingClientRect().bottom + 16 - card.getBoundingClientRect().top));
+    return;
+  }
   const box = token.span.getClientRects()[0] || token.span.getBoundingClientRect();
   const below = box.bottom + 8 + card.offsetHeight < innerHeight || box.top < card.offsetHeight + 8;
   card.style.left = `${scrollX + Math.min(Math.max(8, box.left - 12), innerWidth - card.offsetWidth - 8)}px`;
