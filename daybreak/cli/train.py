@@ -67,9 +67,12 @@ def train(
             show.event(last)
     if not leads:
         return 0 if last["event"] == "end" else int(last["status"])
+    from daybreak.cli.card import write_card
     from daybreak.cli.report import write_report
 
     page = write_report([folder], folder / "report.html")
+    if last["event"] == "end":
+        write_card(folder)
     if last["event"] == "stop":
         speak.say(f"stopped by {last['reason']} after step {last['step']:,}; the same command goes on from there")
         if as_json:
@@ -137,6 +140,7 @@ def request(recipe: str, edits: list[str], out: Path | None) -> tuple[Settings, 
 
 def _make_up(folder: Path) -> None:
     """Leaves what a run leaves that was not killed between its last event and its last file."""
+    from daybreak.cli.card import write_card
     from daybreak.cli.report import write_report
     from daybreak.stopping import DONE, mark
 
@@ -146,6 +150,8 @@ def _make_up(folder: Path) -> None:
         mark(folder, DONE)
     if not (folder / "report.html").exists():
         write_report([folder], folder / "report.html")
+    if not (folder / "model" / "README.md").exists():
+        write_card(folder)
 
 
 def _last_event(folder: Path) -> dict[str, Any]:
