@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from daybreak.report import references, sections
+from daybreak.report import card, references, sections
 from daybreak.report.curves import MAX_POINTS
 from daybreak.report.drawable import drawable, marks
 from daybreak.report.markup import escape, json_block
@@ -40,7 +40,7 @@ def page(runs: Sequence[RunRecord], title: str = "daybreak report", lead_html: s
     body = [sections.header(told, title), "<main>", lead_html]
     if told:
         parts = (sections.figures, sections.compression, tasks, sections.charts, sections.samples, sections.events)
-        body += [part(told) for part in (*parts, sections.data, sections.settings, sections.environment)]
+        body += [part(told) for part in (*parts, sections.data, sections.settings, sections.environment, card.section)]
     body += ["</main>", "<footer><p>Written by daybreak. Charts: uPlot, MIT licence.</p></footer>"]
     return "\n".join(
         [

@@ -42,7 +42,7 @@ def _rows(name_html: str, task: str, told: Any, seen: Sequence[Mapping[str, Any]
             words.decimal(number(row.get("n")), 0),
             words.count(number(seen[-1].get("tokens"))),
             ", ".join(words.decimal(value, 4) for value in before[-4:]),
-            _published(run, task, str(told.get("protocol", "")), str(metric)),
+            published(run, task, str(told.get("protocol", "")), str(metric)),
         ]
         rows.append([f"{name_html}{escape(task)}", *map(escape, cells)])
     return rows
@@ -53,7 +53,7 @@ def _value(event: Mapping[str, Any], task: str, metric: str) -> float | None:
     return number(told["metrics"].get(metric, {}).get("value")) if isinstance(told, Mapping) and "metrics" in told else None
 
 
-def _published(run: Summary, task: str, protocol: str, metric: str) -> str:
+def published(run: Summary, task: str, protocol: str, metric: str) -> str:
     """What the two published models nearest in size got, with their standard errors."""
     same = [row for row in run.record.published if (row["task"], row["protocol"], row["metric"]) == (task, protocol, metric)]
     size = run.parameters or 1.0
