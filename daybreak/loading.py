@@ -68,6 +68,11 @@ class Model:
         logits: Tensor = self.gpt(tokens.to(self.device), kv_cache)
         return logits
 
+    def _next(self, tokens: Tensor, kv_cache: KVCache | None) -> Tensor:
+        """(B, T) token ids -> (B, 1, V) the last logits alone: for a long prompt the others take longer than a layer."""
+        logits: Tensor = self.gpt(tokens.to(self.device), kv_cache, lambda x: self.gpt.unembed(x[:, -1:]))
+        return logits
+
     def write(
         self,
         prompt: str = "",
@@ -94,7 +99,7 @@ class Model:
         ids = self.tokenizer.encode(prompt).tolist() or [self.tokenizer.eot]
         stream, stops = Utf8Stream(), StopStrings(stop)
         tokens = generate(
-            self,
+            self._next,
             torch.tensor([ids], device=self.device),
             max_tokens=max_tokens,
             context_length=self.config.context_length,

@@ -12,6 +12,7 @@ N rows of activations, K inputs, M outputs of a linear layer, G weights that sha
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ GROUP = 32
 TINY = 1e-30
 
 Linear = Callable[[Tensor], Tensor]
-"""(N, K) fp32 -> (N, M) fp32."""
+"""(..., K) fp32 -> (..., M) fp32."""
 
 Pack = Callable[[Tensor, Tensor | None], Linear]
 """(weight (M, K), bias (M,) or none) -> the layer, which holds the weight in its own form."""
@@ -105,9 +106,21 @@ def int8_fbgemm(weight: Tensor, bias: Tensor | None) -> Linear:
     with warnings.catch_warnings():  # such tensors are to go from torch; the trial then finds that this way is gone
         warnings.simplefilter("ignore")
         quantized = torch._make_per_channel_quantized_tensor(q, scale.double(), zeros, 0)
-        packed = torch.ops.quantized.linear_prepack(quantized, None)
+        packed = torch.ops.quantized.linear_prepack(quantized, bias)
     product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-    return _by_row(lambda x: product(x, 1 / 127, 128, packed), bias)
+
+    def linear(x: Tensor) -> Tensor:
+        sizes = x.abs()
+        if x.numel() == x.shape[-1]:  # one row, as when one text is decoded: four calls in all
+            largest = max(float(sizes.max()), TINY)
+            if largest < math.inf:
+                y: Tensor = product(x, largest / 127, 128, packed)
+                return y
+        largest_of_row = sizes.amax(dim=-1, keepdim=True).clamp_min_(TINY)
+        y = product(x / largest_of_row, 1 / 127, 128, packed)
+        return y.mul_(largest_of_row) if bias is None else torch.lerp(bias, y, largest_of_row)  # the bias is not of that size
+
+    return linear
 
 
 def int8_onednn(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -157,8 +170,9 @@ def int4_aten(weight: Tensor, bias: Tensor | None) -> Linear:
     product, M = torch.ops.aten._weight_int4pack_mm_for_cpu, len(weight)
 
     def linear(x: Tensor) -> Tensor:
-        y: Tensor = product(x.bfloat16(), packed, GROUP, both)[:, :M].float()
-        return y if bias is None else y.add_(bias)
+        rows = x.bfloat16().view(-1, x.shape[-1])
+        y: Tensor = product(rows, packed, GROUP, both)[:, :M]
+        return (y.float() if bias is None else y + bias).view(*x.shape[:-1], M)
 
     return linear
 
@@ -182,7 +196,7 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., M)."""
-        return self._product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+        return self._product(x)
 
 
 Choice = Callable[[str, int, int], Pack]

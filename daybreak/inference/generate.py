@@ -28,8 +28,11 @@ def keyed(sampling: Sampling, seed: int, prompt: int) -> Chooser:
     written: list[int] = []
 
     def chooser(logits: Tensor, tokens: Tensor) -> Tensor:
-        given = tokens[0, : max(0, tokens.shape[1] - len(written))].tolist()  # what was not forgotten of the prompt
-        logits = add_bias(penalize(logits.float(), sampling, [given], [written]), sampling.logit_bias)
+        logits = logits.float()
+        if sampling.looks_back:
+            given = tokens[0, : max(0, tokens.shape[1] - len(written))].tolist()  # what was not forgotten of the prompt
+            logits = penalize(logits, sampling, [given], [written])
+        logits = add_bias(logits, sampling.logit_bias)
         if sampling.greedy:
             chosen = likeliest(logits)
         else:
@@ -40,7 +43,7 @@ def keyed(sampling: Sampling, seed: int, prompt: int) -> Chooser:
     return chooser
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     predictor: Predictor,
     tokens: Tensor,

@@ -13,17 +13,24 @@ from daybreak.inference.formats import FORMATS, GROUP, Linear, Pack
 LARGEST = 1 << 21
 """Weights in a trial: enough to tell ways apart, few enough to take milliseconds. Longer matrices are cut to as many outputs."""
 
+CLOSE = 1.15
+"""Ways less than this apart count as equal, and the one that the table names first is taken: trials on a busy machine waver."""
+
 Measured = tuple[tuple[str, float, float], ...]
 """(way, milliseconds for one row, distance from the plain way); a way that is not right or not there has infinite milliseconds."""
 
 
 def quickest(name: str, outputs: int, inputs: int) -> Pack:
-    """How layers of a shape are computed in a format: the quickest way that is right, or the plain one where none is."""
+    """How layers of a shape are computed in a format: the quickest way that is right, or the plain one where none is right."""
     outputs = min(outputs, max(64, LARGEST // inputs // 64 * 64))
     ways = [row for row in measure(name, outputs, inputs) if row[1] < float("inf")]
     if name == "int4" and inputs % GROUP:
         raise ValueError(f"int4: wanted layers with a multiple of {GROUP} inputs, came {inputs}; take int8")
-    return FORMATS[name].quick[min(ways, key=lambda row: row[1])[0]] if ways else FORMATS[name].plain
+    if not ways:
+        return FORMATS[name].plain
+    least = min(milliseconds for _, milliseconds, _ in ways)
+    first = next(way for way, milliseconds, _ in ways if milliseconds <= CLOSE * least)
+    return FORMATS[name].quick[first]
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from daybreak.model.config import GPTConfig
 
@@ -62,6 +63,8 @@ class KVCache:
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, kernel: Kernel, band: int | None = None) -> Tensor:
         """Stores a layer's new keys and values (B, H, T, D) and gathers for its queries from all so far: (B, H, T, D)."""
         keys, values = self.extend(layer, keys, values, band)  # (B, H, S, D)
+        if queries.shape[2] == 1:  # it sees all that is left, so that kernels differ in time alone; this is one call
+            return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=queries.shape[1] != keys.shape[1])
         return kernel(queries, keys, values, 0.0, band)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor, band: int | None = None) -> tuple[Tensor, Tensor]:
@@ -74,10 +77,11 @@ class KVCache:
         end = self.length + keys.shape[2]
         if end > self.capacity:
             raise ValueError(f"kv_cache: wanted at most {self.capacity} tokens, came {end}; rewind it or make a larger one")
-        self._keys[layer, :, :, self.length : end] = keys
-        self._values[layer, :, :, self.length : end] = values
+        all_keys, all_values = self._keys[layer], self._values[layer]  # (B, H, capacity, D)
+        all_keys.narrow(2, self.length, end - self.length).copy_(keys)
+        all_values.narrow(2, self.length, end - self.length).copy_(values)
         start = 0 if band is None else max(0, self.length + 1 - band)
-        return self._keys[layer, :, :, start:end].to(keys.dtype), self._values[layer, :, :, start:end].to(values.dtype)
+        return all_keys.narrow(2, start, end - start).to(keys.dtype), all_values.narrow(2, start, end - start).to(values.dtype)
 
     def advance(self, tokens: int) -> None:
         """Counts `tokens` more as read, once every layer has stored them."""

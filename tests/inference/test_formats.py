@@ -51,9 +51,11 @@ def test_each_quick_way_equals_the_plain_one(name, way, outputs, inputs, biased)
 def test_a_row_does_not_depend_on_its_neighbours(name, way):
     weight, x = drawn(128, 64, scale=0.05), drawn(9, 64, seed=2) * torch.logspace(-2, 2, 9)[:, None]
     layer = FORMATS[name].plain(weight, None) if way == "plain" else made(name, way, weight, None)
-    together, alone = layer(x), torch.cat([layer(row) for row in x.split(1)])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6 * float(alone.abs().max())) if name != "int8" else None
-    assert name != "int8" or torch.equal(together, alone)
+    together, in_threes, alone = (torch.cat([layer(rows) for rows in x.split(n)]) for n in (9, 3, 1))
+    if name == "int8":  # sums of integers are exact; a row alone may be divided by its scale in another order
+        assert torch.equal(together, in_threes)
+    size = alone.abs().amax(dim=1, keepdim=True)
+    torch.testing.assert_close(together / size, alone / size, rtol=0, atol=1e-3 if name == "int8" else 1e-6)
 
 
 @given(seed=st.integers(0, 99), scale=st.sampled_from([1e-6, 1.0, 1e4]))
