@@ -113,6 +113,21 @@ def test_with_all_of_them_the_future_never_changes_the_past(kernel):
     torch.testing.assert_close(before, alive(ALL, "plain")(tokens), rtol=1e-4, atol=1e-4)
 
 
+def test_with_rotary_positions_only_distances_count_also_where_every_row_has_its_own():
+    class Later(KVCache):
+        """As if each row had read something before, which is not to be seen."""
+
+        def positions(self, count):
+            return super().positions(count) + torch.tensor([[0], [3]])
+
+    shape, tokens = dataclasses.replace(ALL, context_length=16), ids(2, 12)
+    model = alive(shape)
+    later = torch.cat([model(piece, cache) for cache in [Later(shape, batch=2)] for piece in tokens.split([5, 1, 6], dim=1)], dim=1)
+    torch.testing.assert_close(later, model(tokens), rtol=1e-4, atol=1e-4)
+    learned = dataclasses.replace(shape, position="learned")
+    assert not torch.allclose(alive(learned)(tokens, Later(learned, batch=2))[1], alive(learned)(tokens)[1], atol=1e-2)
+
+
 def test_the_cache_keeps_only_the_heads_that_there_are():
     few, many = (KVCache(dataclasses.replace(TINY, n_kv_head=heads))._keys.numel() for heads in (1, None))
     assert many == 4 * few
