@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test lint setup clean help
+.PHONY: demo test lint setup clean help screenshots
 
 help:
 	@echo "make demo    set up, then: text -> tokens -> a trained, evaluated GPT with a report (about 8 minutes on two cores)"
 	@echo "make test    set up, then run every test"
 	@echo "make lint    ruff and mypy"
+	@echo "make screenshots  the pictures of docs/images, by a headless chromium"
 	@echo "make clean   remove the virtual environment and what the demo wrote"
 
 demo: $(VENV)/installed
@@ -24,6 +25,9 @@ lint: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+screenshots: $(VENV)/tested
+	$(BIN)/python benchmarks/screenshots.py
 
 setup: $(VENV)/installed
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from daybreak.config import to_dict
@@ -17,7 +18,7 @@ from daybreak.report.curves import number
 from daybreak.report.markup import escape
 from daybreak.report.markup import section as page_section
 from daybreak.report.prose import Block, Code, Heading, Items, Paragraph, Rows
-from daybreak.report.record import Summary, amount, headline, sources
+from daybreak.report.record import Summary, amount, sources
 from daybreak.report.tasks import published
 
 _SIZES = ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
@@ -47,7 +48,10 @@ def section(runs: Sequence[Summary]) -> str:
 def blocks(run: Summary, *, transformers: bool) -> list[Block]:
     """The card's text."""
     return [
-        Paragraph(f"{headline(run)} It was trained from scratch with daybreak, and continues a text that it is given."),
+        Paragraph(
+            f"A language model with {words.count(run.parameters)} parameters, trained from scratch with daybreak on "
+            f"{words.count(run.tokens)} tokens of {_texts(run)}. It continues a text that it is given."
+        ),
         *_model(run),
         *_data(run),
         *_training(run),
@@ -107,7 +111,7 @@ def _data(run: Summary) -> Iterator[Block]:
     tokens = [number(split.get("tokens")) for split in splits]
     size = sum(number(split.get("text_bytes")) or 0 for split in splits)
     rows = [
-        ("sources", ", ".join(sources(data)) or words.ABSENT),
+        ("sources", _texts(run)),
         ("documents", words.decimal(amount(data, "documents"), 0)),
         ("exact copies left out", words.decimal(number(data.get("duplicates")), 0)),
         ("tokens to train on", words.decimal(tokens[0], 0) if tokens else words.ABSENT),
@@ -188,7 +192,6 @@ def _samples(run: Summary) -> Iterator[Block]:
 
 
 def _limits(run: Summary) -> Iterator[Block]:
-    read = ", ".join(sources(run.record.data or {})) or "its text"
     epochs = _epochs(run)
     again = f" It has read its text {epochs:.1f} times over, which makes this likelier." if epochs and epochs > 1.5 else ""
     yield Heading("What it is for, and its limits")
@@ -197,7 +200,7 @@ def _limits(run: Summary) -> Iterator[Block]:
             "It is for learning, for research, and for experiments with language models. It is no product, and nobody should rely on it.",
             "It continues text. It was not taught to follow instructions, to hold a conversation or to refuse anything.",
             "What it says may be wrong, however fluent it is; it has no notion of truth and knows of nothing after its text was collected.",
-            f"It knows what stands in {read}, in the languages and with the leanings of that text, and next to nothing else.",
+            f"It knows what stands in {_texts(run)}, in the languages and with the leanings of that text, and next to nothing else.",
             f"It may repeat passages of that text word for word, whatever their licence, and personal data that stood in it.{again}",
             "It was not examined for bias, for toxicity or for any other harm; whoever puts it before others has to do so.",
         )
@@ -235,6 +238,12 @@ def _others(run: Summary) -> dict[str, Any]:
     """The settings of the model, but its sizes, that are not GPT-2's."""
     usual = to_dict(GPTConfig())
     return {name: value for name, value in _group(run, "model").items() if name not in _SIZES and value != usual.get(name)}
+
+
+def _texts(run: Summary) -> str:
+    """The sources by name; of files on a machine's disk only how they are called, since the card is to be published."""
+    named = sources(run.record.data or {})
+    return words.listing([PurePath(name).name if PurePath(name).is_absolute() else name for name in named], 6) or "a text"
 
 
 def _epochs(run: Summary) -> float | None:

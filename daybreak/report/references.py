@@ -87,7 +87,7 @@ def comparable(
 ) -> list[Reference]:
     """Those that a run may be set beside, as its data's manifest and its size say; curves first, then levels."""
     text, tokenizer = text_of(sources), (data or {}).get("tokenizer")
-    name = _tokenizer_name(tokenizer)
+    name = tokenizer_name(tokenizer)
     if not parameters or text is None:
         return []
     near = [
@@ -142,7 +142,8 @@ def _apart(difference: float) -> str:
     return f"{abs(difference):.2f} {'below' if difference < 0 else 'above'}"
 
 
-def _tokenizer_name(tokenizer: Any) -> str | None:
+def tokenizer_name(tokenizer: Any) -> str | None:
+    """What a manifest's tokenizer is called; one that is not published by a name is told by its size too."""
     if isinstance(tokenizer, Mapping):
         name, size = tokenizer.get("name"), number(tokenizer.get("vocab_size"))
         return f"{name}-{size:.0f}" if name != "gpt2" and size else str(name)

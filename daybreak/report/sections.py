@@ -22,7 +22,7 @@ SMALL = (
     ("tokens_per_second", "Tokens per second"),
 )
 """The charts below the loss."""
-SMOOTHING = '<label class="switch">smoothing <input type="range" id="smoothing" min="0" max="9" value="3"></label>'
+SMOOTHING = '<label class="switch">smoothing <input type="range" id="smoothing" min="0" max="9" value="4"></label>'
 TOLD_ELSEWHERE = ("step", "eval", "sample", "tasks", "probe")
 
 Runs = Sequence[Summary]

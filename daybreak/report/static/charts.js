@@ -51,7 +51,7 @@ const daybreakCharts = (() => {
   };
 
   let runs = [], references = [], drawn = [];
-  const view = { axis: "tokens", logX: false, logY: new Set(), smoothing: 3, hidden: new Set(), window: null, zoomed: () => {} };
+  const view = { axis: "tokens", logX: false, logY: new Set(), smoothing: 4, hidden: new Set(), window: null, zoomed: () => {} };
   const shown = () => runs.map((run, i) => ({ run, i })).filter(({ run }) => !view.hidden.has(run.id ?? run.name));
 
   /** Where points lie on the chosen axis. */
@@ -276,7 +276,9 @@ const daybreakCharts = (() => {
     if (!now) { place.textContent = runs.length && !shown().length ? "no run is chosen" : "nothing to draw on this axis"; return null; }
     const made = { figure, place, now, signature: signature(now) };
     const labelled = { label: now.time.name, labelSize: 20, labelGap: 0, labelFont: `12px ${getComputedStyle(document.body).fontFamily}` };
-    const written = (format) => (_, v) => (v === null || v === undefined ? "–" : format(v));
+    // Where the cursor is; with no cursor, at the end.
+    const written = (format, last) => (_, v, at, index) => (index === null || index === undefined ? format(last()) : v === null || v === undefined ? "–" : format(v));
+    const lastOf = (list) => list[list.length - 1];
     const options = {
       width: place.clientWidth || 300,
       height: now.kind.height,
@@ -286,11 +288,11 @@ const daybreakCharts = (() => {
         axis(now.logY, now.name === "learning_rate" ? power : now.name === "hellaswag" ? (v) => `${+(v * 100).toFixed(1)}%` : (v) => short(v), { size: 54 }),
       ],
       series: [
-        { label: now.time.name, value: written((v) => made.now.time.format(v)) },
-        ...now.found.map((line) => ({
+        { label: now.time.name, value: written((v) => made.now.time.format(v), () => lastOf(made.now.table[0])) },
+        ...now.found.map((line, k) => ({
           label: line.label, stroke: line.stroke, width: line.width, dash: line.dash, spanGaps: true,
-          points: line.dots ? { show: line.points[0].length <= 150, size: line.reference ? 4 : 5, fill: line.stroke, stroke: line.stroke, width: 0 } : { size: 5 },
-          value: written(now.kind.format),
+          points: line.dots ? { show: line.points[0].length <= 150, size: line.reference ? 4 : 5, fill: line.stroke, stroke: line.stroke, width: 0 } : line.reference ? { show: false } : { size: 5 },
+          value: written(now.kind.format, () => lastOf(made.now.found[k].points[1])),
         })),
       ],
       cursor: {
