@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daybreak.cli import speak
+from daybreak.cli.serve import DTYPE
 
 if TYPE_CHECKING:
-    from daybreak.inference.engine import Engine
     from daybreak.inference.sampling import Sampling
     from daybreak.loading import Model
 
@@ -37,6 +37,7 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="How many tokens an answer has at most.")] = 200,
     seed: Annotated[int | None, typer.Option(help="The same seed writes the same dialogue.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
 ) -> None:
     """Talk with a model; a base model continues the dialogue as a text."""
     from daybreak import config, loading
@@ -44,8 +45,7 @@ def chat(
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     if wrong := [f"--{problem.replace('_', '-', 1)}" for problem in _problems({**settings, "min_p": 0.0})]:
         raise config.ConfigError(wrong)
-    model = loading.load(folder, device=device)
-    talk = Dialogue(model, {**settings, "min_p": 0.0})
+    talk = Dialogue(loading.load(folder, device=device), {**settings, "min_p": 0.0}, dtype)
     person = sys.stdin.isatty()
     if person:
         speak.say(
@@ -66,16 +66,14 @@ def chat(
 class Dialogue:
     """What was said so far, and how the model goes on."""
 
-    def __init__(self, model: Model, settings: dict[str, Any]) -> None:
-        from daybreak.inference.engine import Engine
+    def __init__(self, model: Model, settings: dict[str, Any], dtype: str = "fp32") -> None:
         from daybreak.inference.requests import Limits
+        from daybreak.serve.hosting import host
 
         self.turns: list[tuple[str, str]] = []
         self.settings = settings
         self._model = model
-        self._engine: Engine = Engine(
-            model.gpt, model.tokenizer.token_bytes, eot=model.tokenizer.eot, limits=Limits(running=1, cache_tokens=1)
-        )
+        self._engine = host("chat", model, dtype, Limits(running=1, cache_tokens=1)).engine
 
     def answer(self, line: str) -> None:
         """The model's turn, written as it comes; Ctrl-C ends it."""

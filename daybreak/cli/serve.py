@@ -14,6 +14,7 @@ from daybreak.cli import speak
 if TYPE_CHECKING:
     from daybreak.serve.hosting import Hosted
 
+DTYPE = "How it computes: auto, fp32, bf16; on a CPU also fp16w, int8 and int4, which are quicker."
 _CORS = "An origin such as https://example.org whose pages may ask, or * for all; repeat it for several. None by default."
 
 
@@ -22,6 +23,7 @@ def serve(
     host: Annotated[str, typer.Option(help="127.0.0.1 for this machine alone, 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
     api_key: Annotated[
         str | None, typer.Option(envvar="DAYBREAK_API_KEY", help="What clients must know; nothing lets in everybody.")
     ] = None,
@@ -33,16 +35,18 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the address and the models as one JSON object, once they answer.")] = False,
 ) -> None:
     """Serve models as OpenAI's server does, with a page to play with them."""
+    from daybreak import loading
     from daybreak.inference.requests import Limits
     from daybreak.serve import listening
     from daybreak.serve.app import Policy, make_app
     from daybreak.serve.hosting import Hosts
+    from daybreak.serve.hosting import host as host_model
 
     socket = listening.listen(host, port)  # before the models, which take long
     try:
         names = _names(folders)
         limits = Limits(running=max_concurrent, waiting=max_waiting)
-        hosted = [_host(name, folder, device, limits) for name, folder in zip(names, folders, strict=True)]
+        hosted = [host_model(name, loading.load(folder, device=device), dtype, limits) for name, folder in zip(names, folders, strict=True)]
         policy = Policy(api_key or None, tuple(cors or ()), int(max_body * 2**20), max_seconds)
         where = listening.url(socket)
         app = make_app(Hosts(hosted), policy, say=speak.say, ready=lambda: _ready(where, hosted, as_json, host, api_key))
@@ -73,13 +77,3 @@ def _names(folders: Sequence[Path]) -> list[str]:
     count = Counter(place.name for place in places)
     names = [place.name if count[place.name] == 1 else f"{place.parent.name}/{place.name}" for place in places]
     return names if len(set(names)) == len(names) else [str(place) for place in places]
-
-
-def _host(name: str, folder: Path, device: str, limits: object) -> Hosted:
-    from daybreak import loading
-    from daybreak.inference.engine import Engine
-    from daybreak.serve.hosting import Hosted
-
-    model = loading.load(folder, device=device)
-    engine = Engine(model.gpt, model.tokenizer.token_bytes, eot=model.tokenizer.eot, limits=limits)  # type: ignore[arg-type]
-    return Hosted(name, model, engine)

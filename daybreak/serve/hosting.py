@@ -13,8 +13,9 @@ import torch
 
 from daybreak.config import closest
 from daybreak.data.tokenizer import END_OF_TEXT
+from daybreak.inference.dtypes import in_dtype
 from daybreak.inference.engine import Engine
-from daybreak.inference.requests import Busy, Emitted, Request, Ticket
+from daybreak.inference.requests import Busy, Emitted, Limits, Request, Ticket
 from daybreak.loading import Model
 from daybreak.serve.courier import Courier
 from daybreak.serve.figures import Timings
@@ -84,6 +85,17 @@ class Hosted:
             mean = hidden.mean(dim=0)
             found: list[float] = (mean / mean.norm().clamp_min(1e-12)).tolist()
         return found
+
+
+def host(name: str, model: Model, dtype: str, limits: Limits) -> Hosted:
+    """A model that decodes in a number format. Raises ConfigError for one that is unknown or not for the model's device."""
+    gpt = in_dtype(model.gpt, dtype)
+    on_cpu = model.device.type == "cpu"
+    if dtype == "auto":
+        dtype = "fp32" if gpt is model.gpt and gpt.token_embedding.weight.dtype == torch.float32 else "fp16w" if on_cpu else "bf16"
+    cache = torch.bfloat16 if dtype == "bf16" and not on_cpu else torch.float32
+    engine = Engine(gpt, model.tokenizer.token_bytes, eot=model.tokenizer.eot, limits=limits, dtype=cache)
+    return Hosted(name, Model(gpt, model.tokenizer, model.reshapings), engine, dtype)
 
 
 @final

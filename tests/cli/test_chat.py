@@ -14,7 +14,7 @@ from daybreak import loading
 from daybreak.cli import chat, main
 from daybreak.serve.chatting import as_text
 
-GREEDY = ["--temperature", "0", "--max-tokens", "6", "--device", "cpu"]
+GREEDY = ["--temperature", "0", "--max-tokens", "6", "--device", "cpu", "--dtype", "fp32"]
 
 
 def told(run_dir: Path, typed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[str, str]:
@@ -37,8 +37,19 @@ def test_a_turn_is_the_models_continuation(run_dir: Path, capsys: Any, monkeypat
 
 def test_commands(run_dir: Path, capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
     file = tmp_path / "talk.txt"
-    typed = f"Hi\n/save {file}\n/temprature 3\n/temperature -1\n/temperature 0.5\n/top_k x\n/seed 4\n/seed\n/undo\n/save\n/save {tmp_path}\n/quit\nnever"
-    out, err = told(run_dir, typed, capsys, monkeypatch)
+    lines = [
+        "Hi",
+        f"/save {file}",
+        "/temprature 3",
+        "/temperature -1",
+        "/temperature 0.5",
+        "/top_k x",
+        "/seed 4",
+        "/seed",
+        "/undo",
+        "/save",
+    ]
+    out, err = told(run_dir, "\n".join([*lines, f"/save {tmp_path}", "/quit", "never"]), capsys, monkeypatch)
     assert err.splitlines() == [
         f"{file}: 2 turns",
         "/temprature: no such command; did you mean temperature?; /help lists them",

@@ -20,7 +20,7 @@ from daybreak.cli.serve import _names
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 def test_it_starts_answers_drains_and_ends(run_dir: Path) -> None:
-    command = [sys.executable, "-m", "daybreak", "serve", str(run_dir), "--port", "0", "--device", "cpu", "--json"]
+    command = [sys.executable, "-m", "daybreak", "serve", str(run_dir), "--port", "0", "--device", "cpu", "--dtype", "fp32", "--json"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "no_proxy": "*"}
     )
@@ -55,7 +55,9 @@ def test_a_port_that_is_taken_is_told_at_once(run_dir: Path, capsys: pytest.Capt
         begun = time.monotonic()
         assert main(["serve", str(run_dir), "--port", str(port)]) == 2
         assert time.monotonic() - begun < 20
-    assert capsys.readouterr().err == f"error: --port {port}: another program listens there already; give another, or 0 for any that is free\n"
+    assert (
+        capsys.readouterr().err == f"error: --port {port}: another program listens there already; give another, or 0 for any that is free\n"
+    )
 
 
 def test_what_cannot_be_served_is_told(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +67,8 @@ def test_what_cannot_be_served_is_told(run_dir: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == f"error: {run_dir}: wanted each folder once, came twice\n"
     assert main(["serve", str(run_dir), "--port", "0", "--host", "not.a.host.invalid"]) == 2
     assert capsys.readouterr().err.startswith("error: --host not.a.host.invalid: no such address here (")
+    assert main(["serve", str(run_dir), "--port", "0", "--dtype", "int9"]) == 2
+    assert "dtype: wanted one of auto, fp32, " in capsys.readouterr().err
     assert main(["serve", str(run_dir), "--port", "99999"]) == 2
     assert "--port" in capsys.readouterr().err
 
