@@ -111,9 +111,13 @@ class Comparison:
 
 
 def compare(runs: Sequence[Summary], baseline: Sequence[Summary] = (), by: str = "tokens", to_loss: float | None = None) -> Comparison:
-    """Compares groups of runs with the baseline's; without one the first group is it. Raises ComparisonProblem."""
-    groups = grouped([*baseline, *(run for run in runs if run not in baseline)])
-    if baseline and len(grouped(baseline)) > 1:
+    """Compares groups of runs with the baseline's; without one the first group is it. Raises ComparisonProblem.
+
+    A baseline stays a group of its own also where the settings are the same, as when it is the code that changed.
+    """
+    own = {id(run) for run in baseline}
+    groups = grouped(baseline, [run for run in runs if id(run) not in own])
+    if len(grouped(baseline)) > 1:
         raise ComparisonProblem("--baseline: wanted runs that differ in train.seed alone, came runs of several settings; name one kind")
     _check(groups, by)
     validated = {id(run): validation(run) for group in groups for run in group.runs}
@@ -131,12 +135,13 @@ def compare(runs: Sequence[Summary], baseline: Sequence[Summary] = (), by: str =
     return Comparison(tuple(rows), by, at, goal, differing(groups), tuple(_warnings(groups)))
 
 
-def grouped(runs: Sequence[Summary]) -> list[Group]:
-    """Runs with the same settings but for the seed together, in the order in which they first came."""
-    found: dict[tuple[tuple[str, str], ...], list[Summary]] = {}
-    for run in runs:
-        key = tuple(sorted((name, value) for name, value in leaves(run.record.settings).items() if name != SEED))
-        found.setdefault(key, []).append(run)
+def grouped(*sides: Sequence[Summary]) -> list[Group]:
+    """Of each side the runs with the same settings but for the seed together, in the order in which they first came."""
+    found: dict[tuple[Any, ...], list[Summary]] = {}
+    for side, runs in enumerate(sides):
+        for run in runs:
+            settings = sorted((name, value) for name, value in leaves(run.record.settings).items() if name != SEED)
+            found.setdefault((side, *settings), []).append(run)
     names: dict[str, int] = {}
     groups = []
     for members in found.values():

@@ -60,6 +60,14 @@ def test_equal_seeds_are_paired_and_a_winner_is_named_with_its_interval() -> Non
     assert "paired by seed" in told.verdict
 
 
+def test_a_baseline_of_the_same_settings_is_still_another_group() -> None:
+    """As when the code changed, and even where the folders have the same names."""
+    told = compare(three("run", -0.02), three("run", 0.0))
+    assert [row.group.name for row in told.rows] == ["run", "run (2)"]
+    assert told.settings == {}
+    assert told.verdict.startswith("run (2) is better than run by 0.0200")
+
+
 def test_other_seeds_are_independent_and_the_same_difference_is_luck() -> None:
     told = compare(three("modern", -0.02, 1e-3, seeds=(2, 3, 4)), three("gpt2", 0.0))
     assert told.rows[1].apart is not None
