@@ -14,15 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from daybreak.config import ConfigError
+from daybreak.config import ConfigError, edit
 from daybreak.data.batches import Batch
 from daybreak.learning import optimizer_for
 from daybreak.model.attention import KERNELS
 from daybreak.model.gpt import GPT
-from daybreak.model.memory import STATE_BYTES
 from daybreak.planning import NODE, Placement
 from daybreak.settings import Settings
-from daybreak.training.loop import train
+from daybreak.training.loop import accumulate, clip_grad_norm
+from daybreak.training.objectives import cross_entropy
 from daybreak.training.parallel import across, recompute_blocks
 from daybreak.training.precision import MixedPrecision
 from daybreak.world import World
@@ -67,6 +67,8 @@ def dry_run(settings: Settings, placement: Placement, devices: int, rank: int = 
     node = min(devices, NODE)
     if placement.layout == "hsdp" and (devices % node or devices == node):
         raise ConfigError([f"machine.parallel: wanted several nodes of {NODE} devices for hsdp, came {devices:,} devices"])
+    # Those written out hold what torch's do, and ask for numbers, of which there are none.
+    settings = edit(settings, [f"train.optimizer={settings.train.optimizer.removesuffix('-plain')}"])
     shape, plan = settings.model, settings.train
     precision = "fp32" if settings.machine.precision in ("fp32", "tf32") else "bf16"
     cpu = torch.device("cpu")
@@ -82,40 +84,18 @@ def dry_run(settings: Settings, placement: Placement, devices: int, rank: int = 
             model.to_empty(device=cpu)
             optimizer = optimizer_for(settings, model, precision, ways)
             tokens = torch.zeros((placement.micro_batch, shape.context_length), dtype=torch.int64)
-            batches = _OneBatch(Batch(tokens, tokens))
             gradients = _Gradients()
-            for _ in train(
-                model,
-                optimizer,
-                batches,
-                lambda tokens: plan.learning_rate,
-                steps=1,
-                max_norm=plan.grad_clip,
-                precision=MixedPrecision(precision, cpu),
-                probe=gradients,
-                across=ways,
-            ):
-                moments = [value for state in optimizer.state.values() for value in state.values() if value.dim()]
+            # As the loop does, but for the guard: some optimizers' hosts would wait for its verdict, and there is none.
+            accumulate(model, [Batch(tokens, tokens)], cross_entropy, MixedPrecision(precision, cpu), gradients, ways)
+            clip_grad_norm(model, plan.grad_clip)
+            optimizer.step()
+            moments = [value for state in optimizer.state.values() for value in state.values() if value.dim()]
             return Held(
                 weights=sum(map(_bytes, model.parameters())),
                 gradients=gradients.bytes,
                 moments=sum(map(_bytes, moments)),
-                uneven=tuple(_uneven(model, {"fsdp": devices, "hsdp": node}.get(placement.layout, 1))),
+                uneven=tuple(_uneven(model, optimizer, {"fsdp": devices, "hsdp": node}.get(placement.layout, 1))),
             )
-
-
-class _OneBatch:
-    """Every step is this micro-batch."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def __getitem__(self, step: int) -> list[Batch]:
-        return [self.batch]
-
-    def tokens_after(self, step: int) -> int:
-        """Tokens trained on."""
-        return self.batch.inputs.numel() * (step + 1)
 
 
 class _Gradients:
@@ -161,8 +141,10 @@ def _bytes(tensor: Tensor) -> int:
     return here.numel() * here.element_size()
 
 
-def _uneven(model: nn.Module, shares: int) -> Iterator[Uneven]:
+def _uneven(model: nn.Module, optimizer: torch.optim.Optimizer, shares: int) -> Iterator[Uneven]:
     for name, parameter in model.named_parameters():
         rows, here = parameter.shape[0], _local(parameter).shape[0]
         if rows % shares:
-            yield Uneven(name, rows, here, STATE_BYTES * parameter[0].numel() * (here - rows / shares))
+            moments = [value for value in optimizer.state[parameter].values() if value.dim()]
+            row = sum(tensor[0].numel() * tensor.element_size() for tensor in (parameter, parameter, *moments))  # the gradient is as large
+            yield Uneven(name, rows, here, row * (here - rows / shares))

@@ -18,8 +18,7 @@ from daybreak.data.steps import Steps, indivisible, largest_micro_batch
 from daybreak.data.tokenizer import Tokenizer
 from daybreak.learning import LAYOUT, same_so_far
 from daybreak.model.config import GPTConfig
-from daybreak.model.flops import parameter_count
-from daybreak.model.memory import keeps_whole_gradients
+from daybreak.model.memory import keeps_whole_gradients, state_bytes
 from daybreak.settings import Settings, decides_result
 from daybreak.training.parallel import Across, Layout, across
 from daybreak.world import ALONE, World, ranks_from_environment
@@ -119,8 +118,8 @@ def _too_short(settings: Settings, data: Data) -> list[str]:
 
 
 def _state_bytes(settings: Settings) -> int:
-    """Weights, gradients and AdamW's two moments in fp32."""
-    return 16 * parameter_count(settings.model, padded=True)
+    """Weights, gradients and the optimizer's moments in fp32."""
+    return state_bytes(settings.model, settings.train.optimizer)
 
 
 def _layout(settings: Settings, device: torch.device, world: World) -> Layout:

@@ -70,7 +70,7 @@ class Memory:
     """Bytes on one device, by what takes them."""
 
     states: int
-    """fp32 weights, gradients and AdamW's two moments; under sharding one device's share."""
+    """fp32 weights, gradients and the optimizer's moments; under sharding one device's share."""
     weights: int
     """The 16-bit copies that are computed with; under sharding what is gathered at once, with its gradient, and the gradients that are
     kept whole between micro-batches."""
@@ -180,14 +180,16 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
 
 def needs(settings: Settings, precision: str, layout: Layout, devices: int, micro_batch: int, device_bytes: int) -> Memory:
     """What each of so many devices would hold in a number format."""
-    rule = _Rule(settings.model, 2 if precision in ("bf16", "fp16") else 4, settings.machine, device_bytes, loss_chunk(settings, precision))
+    wide, chunk = 2 if precision in ("bf16", "fp16") else 4, loss_chunk(settings, precision)
+    rule = _Rule(settings.model, wide, settings.machine, device_bytes, chunk, settings.train.optimizer)
     return rule.place(layout, devices, micro_batch, settings.machine.recompute).memory
 
 
 def _rule(settings: Settings, fleet: Fleet | None) -> _Rule:
     wide = 4 if settings.machine.precision in ("fp32", "tf32") else 2
     chunk = loss_chunk(settings, "bf16" if wide == 2 else "fp32")
-    return _Rule(settings.model, wide, settings.machine, None if fleet is None else fleet.device.memory_bytes, chunk)
+    device_bytes = None if fleet is None else fleet.device.memory_bytes
+    return _Rule(settings.model, wide, settings.machine, device_bytes, chunk, settings.train.optimizer)
 
 
 @dataclass(frozen=True)
@@ -200,9 +202,10 @@ class _Rule:
     device_bytes: int | None
     chunk: int | None = None
     """Tokens whose logits are in fp32 at once; None for all."""
+    optimizer: str = "adamw"
 
     def place(self, layout: Layout, devices: int, micro_batch: int, recompute: bool) -> Placement:
-        states = bytes_of.state_bytes(self.shape)
+        states = bytes_of.state_bytes(self.shape, self.optimizer)
         shares = {"fsdp": devices, "hsdp": min(devices, NODE)}.get(layout)
         square = self.machine.attention == "plain"
         weights = bytes_of.cast_bytes(self.shape, self.wide)

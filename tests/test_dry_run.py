@@ -115,3 +115,13 @@ def test_hsdp_wants_several_whole_nodes() -> None:
     for number in (8, 12):
         with pytest.raises(config.ConfigError, match=f"several nodes of 8 devices for hsdp, came {number} devices"):
             dry_run(SETTINGS, placed("hsdp"), number)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "lion", "adamw-plain", "muon", "normuon"])
+@pytest.mark.parametrize(("layout", "devices", "share"), [("single", 1, 1), ("ddp", 3, 1), ("fsdp", 7, 7), ("hsdp", 16, 8)])
+def test_every_optimizer_holds_what_is_planned_for_it(name: str, layout: Layout, devices: int, share: int) -> None:
+    settings = dataclasses.replace(SETTINGS, train=dataclasses.replace(SETTINGS.train, optimizer=name))
+    held = dry_run(settings, placed(layout), devices)
+    assert held.unexplained(-(-state_bytes(SHAPE, name) // share)) == 0
+    assert held.unexplained(state_bytes(SHAPE, name) // share + 5) < 0
+    assert (state_bytes(SHAPE, name) < state_bytes(SHAPE)) == (name != "adamw-plain")

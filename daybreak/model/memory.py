@@ -15,13 +15,19 @@ from dataclasses import replace
 from daybreak.model.config import GPTConfig
 from daybreak.model.flops import block_count, matrices, parameter_count
 
-STATE_BYTES = 16
-"""For each parameter, in fp32: the weight, its gradient, and AdamW's two moments."""
+MOMENTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "rmsprop": 1, "lion": 1, "adam": 2, "adamw": 2, "muon": 2, "normuon": 2}
+"""How many numbers an optimizer keeps for each parameter; the muons keep but one for those of the matrices in the blocks."""
 
 
-def state_bytes(config: GPTConfig) -> int:
-    """Weights, gradients and optimizer, the rows that pad the vocabulary included."""
-    return STATE_BYTES * parameter_count(config, padded=True)
+def state_bytes(config: GPTConfig, optimizer: str = "adamw") -> int:
+    """Weights, gradients and optimizer in fp32, the rows that pad the vocabulary included: 16 for each parameter with AdamW."""
+    optimizer = optimizer.removesuffix("-plain")
+    numbers = (2 + MOMENTS[optimizer]) * parameter_count(config, padded=True)
+    if optimizer in ("muon", "normuon"):
+        numbers -= config.n_layer * sum(rows * columns for rows, columns in matrices(config))
+    if optimizer == "normuon":
+        numbers += config.n_layer * sum(rows for rows, _ in matrices(config))
+    return 4 * numbers
 
 
 def keeps_whole_gradients(config: GPTConfig, device_bytes: int) -> bool:

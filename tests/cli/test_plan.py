@@ -147,7 +147,7 @@ def test_a_dry_run_stands_beside_the_plan(capsys: Captured) -> None:
 
 
 def test_a_plan_that_a_dry_run_contradicts_fails(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daybreak.model.memory.state_bytes", lambda shape: 12 * parameter_count(shape, padded=True))
+    monkeypatch.setattr("daybreak.model.memory.state_bytes", lambda shape, optimizer: 12 * parameter_count(shape, padded=True))
     rows = table(told(capsys, "demo", "--gpus", "l4", "--dry-run", *TINY, status=1))
     assert rows["dry run"].endswith("bytes differ for no reason known here, so do not trust the plan")
 

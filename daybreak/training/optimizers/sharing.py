@@ -89,11 +89,13 @@ class AmongShards:
 
 def sharing(parameter: Tensor, copies: int = 1) -> Sharing:
     """How the work on a model with such parameters is shared: among those who divide it, else among its copies."""
+    whole = AmongCopies() if copies > 1 else Everything()
     if type(parameter) in (Tensor, torch.nn.Parameter):
-        return AmongCopies() if copies > 1 else Everything()
+        return whole
     from torch.distributed.tensor import DTensor, Shard  # takes longer than all the rest, and only divided runs need it
 
-    assert isinstance(parameter, DTensor)
+    if not isinstance(parameter, DTensor):
+        return whole
     [axis] = [axis for axis, placement in enumerate(parameter.placements) if isinstance(placement, Shard)]
     return AmongShards(parameter.device_mesh.get_group(axis))
 
