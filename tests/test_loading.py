@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import tiny_settings
 
+from daybreak.config import ConfigError
 from daybreak.data.tokenizer import load_tokenizer, train_bpe, train_chars
 from daybreak.files import FileProblem
 from daybreak.loading import load, write_model
@@ -291,3 +292,28 @@ def test_a_disk_without_room_is_told_and_leaves_nothing_half_written(run_dir, tm
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bf16", "fp16w", "int8", "int4"])
+def test_a_run_is_opened_in_a_number_format_and_writes(run_dir, dtype):
+    plain, model = load(run_dir, device="cpu"), load(run_dir, device="cpu", dtype=dtype)
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        far = float((model(tokens) - plain(tokens)).norm() / plain(tokens).norm())
+    assert far < {"auto": 1e-3, "fp16w": 1e-3, "bf16": 0.05, "int8": 0.1, "int4": 0.5}[dtype]
+    assert "".join(model.write("The sun", max_tokens=8, seed=3)) == "".join(model.write("The sun", max_tokens=8, seed=3))
+
+
+def test_an_unknown_number_format_is_named(run_dir):
+    with pytest.raises(ConfigError, match="dtype: wanted one of auto, fp32, bf16, fp16w, int8, int4, came int6"):
+        load(run_dir, device="cpu", dtype="int6")
+
+
+def test_a_text_ends_before_a_stop_string_and_the_seed_decides(run_dir):
+    model = load(run_dir, device="cpu")
+    whole = "".join(model.write("The", max_tokens=60, seed=1))
+    middle = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    assert "".join(model.write("The", max_tokens=60, seed=1, stop=[middle])) == whole[: whole.index(middle)]
+    assert "".join(model.write("The", max_tokens=60, seed=2)) != whole
+    biased = "".join(model.write("The", max_tokens=60, seed=1, repetition_penalty=5.0, min_p=0.02, typical_p=0.9))
+    assert biased != whole

@@ -396,6 +396,18 @@ CASES = [
             ["--seed: wanted"],
         ],
     ),
+    Wrong(
+        "sample with other wrong options",
+        ["sample", "run", "--min-p=2", "--typical-p=0", "--repetition-penalty=0", "--stop=", "--n=0", "--dtype=int9"],
+        [
+            ["--min-p: wanted 0 to 1, came 2.0"],
+            ["--typical-p: wanted more than 0 and at most 1, came 0.0"],
+            ["--repetition-penalty: wanted more than 0, came 0.0"],
+            ["--stop: wanted a text of at least one character"],
+            ["--n: wanted at least 1, came 0"],
+            ["--dtype: wanted one of auto, fp32, bf16, fp16w, int8, int4, came int9; did you mean int8?"],
+        ],
+    ),
     Wrong("no temperature at all", ["sample", "run", "--temperature", "nan"], [["--temperature: wanted 0 or more, came nan"]]),
     Wrong("no probability", ["sample", "run", "--top-p", "0"], [["--top-p: wanted more than 0 and at most 1"]]),
     Wrong("a seed without end", ["sample", "run", "--seed", "9" * 30], [["--seed: wanted 0 or more and less than 2^63"]]),
