@@ -80,6 +80,13 @@ def test_a_part_is_zoomed_in_all_charts_and_let_go(browser: Browser, tmp_path: P
     assert view.complaints() == []
 
 
+def test_a_young_run_beside_an_old_one_is_in_the_frame(browser: Browser, tmp_path: Path) -> None:
+    view = opened(browser, page([made_run(steps=2000, every=100), made_run("young", steps=60, every=10)]), tmp_path)
+    top = view.value("+[...document.querySelectorAll('[data-chart=loss] .plot')].map((p) => daybreakCharts.frame(p)[1])[0]")
+    young = [event["loss"] for event in made_run(steps=60).events if event.get("loss")]
+    assert min(young[4:]) < max(young[10:]) < top < young[0]
+
+
 def test_a_mark_is_explained_where_the_cursor_is(browser: Browser, tmp_path: Path) -> None:
     view = opened(browser, page([made_run(steps=400, every=20)]), tmp_path)
     view.value("document.querySelector('input[value=steps]').click()")

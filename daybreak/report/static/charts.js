@@ -36,7 +36,7 @@ const daybreakCharts = (() => {
   const TIMES = [[172800, 86400, "days"], [7200, 3600, "hours"], [180, 60, "minutes"], [0, 1, "seconds"]];
 
   // Each chart: how a value is written, how high it is drawn, whether its axis begins at zero, and whether it has a lid: at first the
-  // frame is fitted to what comes after the first 6 % of the run, whose fall would flatten all the rest.
+  // frame is fitted to what comes after the first 6 % of each run, whose fall would flatten all the rest.
   const CHARTS = {
     loss: { format: (v) => v.toFixed(4), height: 380, lidded: true },
     bits_per_byte: { format: (v) => v.toFixed(4), height: 200, dots: true, lidded: true },
@@ -241,7 +241,8 @@ const daybreakCharts = (() => {
     let [low, high] = reach(own, x[0], x[1]);
     let covered = false;
     if (kind.lidded && !logY && !view.logX && !view.window) {
-      const [, lid] = reach(own, first + 0.06 * (last - first), last);
+      const after = ({ points: [xs] }) => xs[0] + 0.06 * (xs[xs.length - 1] - xs[0]);
+      const lid = Math.max(...own.map((line) => reach([line], after(line), last)[1]));
       covered = high > lid + 0.3 * (lid - low);
       if (covered) high = lid;
     }
@@ -400,5 +401,6 @@ const daybreakCharts = (() => {
 
   const set = (newRuns, newReferences) => { runs = newRuns; references = newReferences; drawAll(); };
   const toggle = (id, on) => { if (on) view.hidden.delete(id); else view.hidden.add(id); drawAll(); };
-  return { view, tend, set, toggle, draw: drawAll, zoom, short, power, listen };
+  const frame = (place) => (drawn.find((one) => one.place === place) || { now: { y: [] } }).now.y;
+  return { view, tend, set, toggle, frame, draw: drawAll, zoom, short, power, listen };
 })();
