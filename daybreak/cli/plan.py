@@ -81,8 +81,9 @@ def _choices(
     as_json: bool,
 ) -> int:
     """The table over devices and micro-batches."""
-    from daybreak import files, planning
+    from daybreak import planning
     from daybreak.cli import plan_table
+    from daybreak.cli.pages import write_page
     from daybreak.config import ConfigError
 
     problems = ["--dry-run: wanted no --table and no --out beside it; ask for one of them"] if dry_run else []
@@ -99,13 +100,8 @@ def _choices(
     if problems or settings is None or made is None:
         raise ConfigError(problems)
     choices = planning.choices(settings, fleets)
-    if out is not None:
-        try:
-            files.write_text(out, plan_table.page(settings, made, choices))
-        except OSError as error:
-            raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from None
+    page = None if out is None else write_page(out, plan_table.page(settings, made, choices))
     values = {"recipe": settings.recipe, "parameters": made.parameters, "train_tokens": made.tokens, "steps": made.steps}
-    page = None if out is None else str(out.resolve())
     head = f"{settings.recipe}: {made.parameters:,} parameters{vocabulary}, {made.tokens:,} tokens in {made.steps:,} steps"
     text = "\n".join([head, "", *plan_table.lines(choices), *([] if page is None else ["", page])])
     speak.result({**values, "choices": plan_table.values(choices), "page": page}, as_json, text)

@@ -30,7 +30,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures and tokens as one JSON object.")] = False,
 ) -> None:
     """Show how a tokenizer cuts a text: each token in its colour, how many there are, and how many bytes each stands for."""
-    from daybreak import files
+    from daybreak.cli.pages import write_page
     from daybreak.config import ConfigError
     from daybreak.data.looking import spans
     from daybreak.report import tokens as view
@@ -62,11 +62,7 @@ def show(
             ("vocabulary", f"{found.vocab_size:,}", found.name),
         ]
         made = view.page(_short(text), [(span.tokens, span.text) for span in shown], told, "; ".join(notes))
-        try:
-            files.write_text(out, made)
-        except OSError as error:
-            raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from None
-        page = str(out.resolve())
+        page = write_page(out, made)
     if as_json:
         pieces = [{"ids": list(span.tokens), "text": span.text} for span in shown]
         speak.result({**figures, "spans": pieces, "page": page}, as_json, "")

@@ -188,7 +188,8 @@ def _samples(run: Summary) -> Iterator[Block]:
     yield Heading("What it writes")
     yield Paragraph("As it came at the end of training, not chosen.")
     for event in told[:_MOST_SAMPLES]:
-        yield Code(_shown(f"{event.get('prompt', '')}{event['text']}")[:_MOST_SAMPLE_TEXT], "text")
+        prompt, text = str(event.get("prompt") or ""), str(event["text"])
+        yield Code(_shown(prompt + (text.removeprefix(prompt) if prompt else text))[:_MOST_SAMPLE_TEXT], "text")
 
 
 def _limits(run: Summary) -> Iterator[Block]:

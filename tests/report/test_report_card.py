@@ -1,4 +1,4 @@
-"""The model card: what is known stands in it and nothing else, it is Markdown that says what it says, and `transformers` does not mind it."""
+"""The model card: what is known stands in it and nothing else; as Markdown it says what it says; `transformers` does not mind it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_is_known_stands_in_it() -> None:
     told = text()
     for part in (
         "# dawn\n",
-        "A language model with 124 million parameters, trained from scratch with daybreak on 210 million tokens of novels.txt and hf:wikitext.",
+        "A language model with 124 million parameters, trained from scratch with daybreak on 210 million tokens of novels.txt and hf:",
         "| parameters | 124,439,808 |",
         "12 layers, 12 heads, 768 wide, 1,024 tokens of context, 50,257 ids",
         "| architecture | GPT-2's |",
