@@ -162,12 +162,13 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
     )
     if fleet is None:
         return made
+    made, cut = _within(made, steps, fleet, train.budget_seconds)
     full, first = train.batch_tokens // shape.context_length, steps.batch(0) // shape.context_length
     choices = _choices(train.micro_batch, full, first, fleet.count)
     most = max(1, MICRO_BATCH_TOKENS // shape.context_length)
     placement, fits = rule.best(fleet, [size for size in choices if size <= most] if train.micro_batch is None else choices)
     fewest = rule.fewest(fleet.device)
-    notes = [] if fits else [_way_out(placement, fleet, fewest)]
+    notes = [*cut, *([] if fits else [_way_out(placement, fleet, fewest)])]
     notes += _dividing(full, first, fleet.count, shape.context_length, train.micro_batch or 1)
     if fleet.utilisation == UTILISATION and made.parameters < _SMALL:
         notes.append(f"a model of {made.parameters / 1e6:.1f} million parameters fills no such device: expect far less than {UTILISATION}")
@@ -176,6 +177,16 @@ def plan(settings: Settings, fleet: Fleet | None = None) -> Plan:
     if placement.layout in ("fsdp", "hsdp"):
         notes += _sharding(fleet, rule.wide)
     return replace(made, placement=placement, fleet=fleet, fits=fits, fewest_devices=fewest, notes=tuple(notes))
+
+
+def _within(made: Plan, steps: Steps, fleet: Fleet, seconds: float | None) -> tuple[Plan, list[str]]:
+    """What is left of a plan by the end of a budget of time, and a note if that is not all."""
+    reached = made.tokens if seconds is None else int(seconds * fleet.flops_per_second / made.flops_per_token)
+    if reached >= made.tokens:
+        return made, []
+    count = max(1, steps.count(reached))
+    note = f"train.budget_seconds = {seconds:g} ends the run before its {made.tokens:,} tokens; the schedule follows the time"
+    return replace(made, steps=count, tokens=steps.before(count)), [note]
 
 
 def needs(settings: Settings, precision: str, layout: Layout, devices: int, micro_batch: int, device_bytes: int) -> Memory:

@@ -34,12 +34,24 @@ def test_124m_on_one_a100() -> None:
     assert not made.placement.recompute
     assert made.placement.micro_batch == 64
     assert made.placement.memory.states == 16 * 124_475_904
+    by_muon = plan(of("gpt2.124m", "train.optimizer=muon"), fleet("a100"))
+    assert by_muon.placement.memory.states == 16 * 124_475_904 - 4 * 12 * 12 * 768**2
     assert made.fits
     assert made.fewest_devices == 1
     assert made.notes == ()
     assert made.seconds == pytest.approx(0.8551e9 * 1e10 / (312e12 * 0.4), rel=1e-3)  # by hand: 19 hours
     assert made.tokens_per_second == pytest.approx(145_900, rel=1e-3)
     assert made.cost == pytest.approx(19.03 * 1.50, rel=1e-3)
+
+
+def test_a_budget_of_time_ends_the_plan_where_it_ends_the_run() -> None:
+    hour = plan(of("gpt2.124m", "train.budget_seconds=3600"), fleet("a100"))
+    assert hour.seconds == pytest.approx(3600, rel=0.001)  # to the nearest whole step
+    assert hour.tokens == hour.steps * 524_288
+    assert len(hour.notes) == 1
+    assert hour.notes[0].startswith("train.budget_seconds = 3600 ends the run before its 9,999,745,024 tokens")
+    assert plan(of("gpt2.124m", "train.budget_seconds=1e6"), fleet("a100")) == plan(of("gpt2.124m"), fleet("a100"))
+    assert plan(of("gpt2.124m", "train.budget_seconds=3600")).tokens == 19_073 * 524_288  # nobody knows how fast it will be
 
 
 def test_124m_on_eight_a100_beside_a_published_run() -> None:
