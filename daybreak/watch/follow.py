@@ -77,8 +77,11 @@ class Follower:
         """The first look: whole, or where the file is large, a sample of it."""
         if self._changed() and self.size > _WHOLE:
             sampled = History(sampled=True)
-            with open(self.path, "rb") as file:
-                sampled.take(_sample(file, self.size))
+            try:
+                with open(self.path, "rb") as file:
+                    sampled.take(_sample(file, self.size))
+            except (OSError, ValueError):  # gone, or cut shorter meanwhile; `read` will see
+                return
             with self.lock:
                 self.glance, self.version = sampled, self.version + 1
         else:
@@ -89,9 +92,12 @@ class Follower:
         """Reads the next piece; whether there is more to read."""
         if not self._changed() or self._at >= self.size:
             return False
-        with open(self.path, "rb") as file:
-            file.seek(self._at)
-            came = file.read(PIECE)
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._at)
+                came = file.read(PIECE)
+        except OSError:  # gone, or not to be read by us
+            return False
         *lines, rest = (self._rest + came).split(b"\n")
         with self.lock:
             self.history.take(lines)

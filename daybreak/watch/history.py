@@ -62,7 +62,7 @@ class History:
         return max((value for value in known if math.isfinite(value)), default=None)
 
     def _parsed(self, lines: Sequence[bytes]) -> Iterable[dict[str, Any]]:
-        try:  # a batch as one array costs a third less than line by line
+        try:  # a batch as one array costs half of line by line (docs/LOG.md)
             found = json.loads(b"[" + b",".join(lines) + b"]")
             if len(found) == len(lines) and all(type(event) is dict for event in found):
                 return [event for event in found if isinstance(event.get("event"), str)]
