@@ -151,6 +151,16 @@ CASES = [
     Wrong("no device at all", ["plan", "gpt2.124m", "--gpus", "0xa100"], [["--gpus: wanted 1 to 1,000,000 devices, came 0", "8xa100"]]),
     Wrong("a price for nothing", ["plan", "demo", "--price", "2"], [["--price: wanted --gpus too", "--gpus 8xh100"]]),
     Wrong("a dry run of no devices", ["plan", "demo", "--dry-run"], [["--dry-run: wanted --gpus too", "--gpus 8xh100"]]),
+    Wrong(
+        "a table of unknown devices",
+        ["plan", "gpt2.124m", "--table", "--gpus", "8xh100,8xh10", "--price", "-1"],
+        [["--gpus: wanted a number and a device", "'8xh10'", "did you mean h100?"], ["--price: wanted dollars", "came -1"]],
+    ),
+    Wrong("a dry run as a table", ["plan", "demo", "--table", "--dry-run"], [["--dry-run: wanted no --table", "ask for one of them"]]),
+    Wrong("a project with slashes", [*TRAIN, "log.wandb=a/b/c"], [["log.wandb: wanted a project, or TEAM/PROJECT", "came 'a/b/c'"]]),
+    Wrong("no windows", ["data", "show", "data", "--windows", "-1"], [["--windows: wanted at least 0, came -1"]]),
+    Wrong("no tokenizer", ["tokenizer", "show", "gtp2", "text"], [["gtp2", "did you mean gpt2?"]]),
+    Wrong("no such text", ["tokenizer", "show", "bytes", "nothing.txt"], [["nothing.txt: wanted a text or a file with one"]]),
     Wrong("price is no number", ["plan", "demo", "--gpus", "t4", "--price", "cheap"], [["--price", "number"]]),
     Wrong(
         "a wrong plan, all at once",
