@@ -222,7 +222,7 @@ def _table(made: Plan, settings: Settings) -> list[str]:
         ("work", f"{made.flops_per_token:.4g} FLOP a token, {made.flops:.4g} in all, by 6N + attention, as MFU counts"),
         ("", f"{made.flops_per_token_6n:.4g} FLOP a token, {made.flops_6n:.4g} in all, by 6N, as the GPT-3 paper counts"),
         ("memory", f"{_size(memory.total)} {where}, {at_once}"),
-        ("", f"{_size(memory.states)} weights, gradients and AdamW's two moments in fp32, 16 bytes a parameter"),
+        ("", f"{_size(memory.states)} weights, gradients and the moments of {train.optimizer} in fp32"),
         ("", computing),
     ]
     if fleet is None or made.seconds is None or made.cost is None:

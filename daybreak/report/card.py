@@ -130,6 +130,7 @@ def _training(run: Summary) -> Iterator[Block]:
         ("tokens read", f"{words.decimal(run.tokens, 0)} in {words.decimal(run.steps, 0)} steps of {_written(train.get('batch_tokens'))}"),
         ("passes over the text", words.decimal(_epochs(run), 2)),
         ("optimizer", f"{train.get('optimizer', words.ABSENT)}, learning rate {_written(train.get('learning_rate'))}"),
+        ("schedule", _written(train.get("schedule", "cosine"))),
         ("weight decay, clipping", f"{_written(train.get('weight_decay'))}, {_written(train.get('grad_clip'))}"),
         ("seed", _written(train.get("seed"))),
         ("machine", f"{run.devices:,.0f} x {run.device or words.ABSENT}, {facts.get('precision', words.ABSENT)}"),
