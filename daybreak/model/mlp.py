@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daybreak.model.config import GPTConfig
+from daybreak.model.gelu import gelu
 
 
 class MLP(nn.Module):
@@ -41,11 +42,6 @@ class SwiGLU(nn.Module):
         """(B, T, C) -> (B, T, C)."""
         out: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
         return out
-
-
-def gelu(x: Tensor) -> Tensor:
-    """GELU in its tanh form, GPT-2's."""
-    return F.gelu(x, approximate="tanh")
 
 
 def relu2(x: Tensor) -> Tensor:

@@ -20,14 +20,13 @@ from torch import Tensor
 
 BLOCK = 128
 """Queries in a block: 64 is no quicker and 256 computes more of what is masked (docs/LOG.md)."""
-KEPT_BYTES = 32 << 20
+KEPT_BYTES = 64 << 20
 """Up to how much the weights of one layer are kept for the backward pass; larger ones are computed again."""
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """(B, H, T, D) queries, (B, H, S, D) keys and values -> (B, H, T, D), the last query at position S - 1."""
     B, H, T, D = queries.shape
-    queries = queries * (1.0 / math.sqrt(D))
     rows = (queries.reshape(B * H, T, D), keys.reshape(B * H, -1, D), values.reshape(B * H, -1, D))
     gathered: Tensor = _Triangle.apply(*rows)  # type: ignore[no-untyped-call]
     return gathered.view(B, H, T, D)
@@ -36,8 +35,9 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 class _Triangle(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(G, T, D), (G, S, D), (G, S, D) -> (G, T, D); the queries are scaled."""
-        (G, T, _), S = queries.shape, keys.shape[1]
+        """(G, T, D), (G, S, D), (G, S, D) -> (G, T, D)."""
+        (G, T, D), S = queries.shape, keys.shape[1]
+        queries = queries * (1.0 / math.sqrt(D))  # here, where they lie together: scaling them apart is slower
         keep = any(ctx.needs_input_grad) and G * T * S * queries.element_size() // 2 <= KEPT_BYTES
         gathered, kept = torch.empty_like(queries), []
         for rows, E in _blocks(T, S):
@@ -59,7 +59,7 @@ class _Triangle(torch.autograd.Function):
             for_queries[:, rows] = torch.bmm(for_scores, keys[:, :E])
             for_keys[:, :E].baddbmm_(for_scores.transpose(1, 2), queries[:, rows])
             for_values[:, :E].baddbmm_(weights.transpose(1, 2), gradient[:, rows])
-        return for_queries, for_keys, for_values
+        return for_queries.mul_(1.0 / math.sqrt(queries.shape[2])), for_keys, for_values
 
 
 def _blocks(T: int, S: int) -> Iterator[tuple[slice, int]]:
