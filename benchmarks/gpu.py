@@ -1,56 +1,39 @@
-"""What needs a GPU: kernels checked against the plain one and timed, a run stopped and resumed, tokens per second at every GPT-2 size.
+"""What needs a GPU: the ladder of speed, every GPT-2 size beside nanoGPT, kernels checked and timed, a run stopped and resumed.
 
-    bash benchmarks/gpu.sh
+    bash benchmarks/gpu.sh [--peer nanogpt=DIR]
 
 Without a GPU the same runs on a tiny model, so that this file is known to work before a GPU is at hand.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import random
 import signal
-import statistics
+import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import flash
-import numpy as np
 import torch
 from attention import milliseconds
+from gpu_train import Found, Training
 from record import bar, record
 
 import daybreak as db
 from daybreak import machine
-from daybreak.data.batches import Ahead
 from daybreak.data.prepare import prepare
 from daybreak.model import flex
 from daybreak.model.attention import KERNELS, Kernel, blocked
-from daybreak.model.flops import flops_per_token
-from daybreak.training.precision import MixedPrecision
 
 DEVICE = machine.choose_device()
 ON_GPU = DEVICE.type == "cuda"
-TINY = db.GPTConfig(vocab_size=300, context_length=64, n_layer=2, n_head=2, d_model=64)
-# (size, sequences at once, steps that are timed)
-SIZES = [("124m", 32, 20), ("355m", 16, 12), ("774m", 8, 10), ("1558m", 4, 8)]
-
-
-class RandomTokens:
-    """Tokens to measure speed on; random ones, as constant ones run faster on some devices."""
-
-    def __init__(self, vocab_size: int, count: int) -> None:
-        self._tokens = np.random.default_rng(0).integers(0, vocab_size, count, dtype=np.uint16)
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def windows(self, starts: Any, length: int) -> Any:
-        """(n,) starts -> (n, length)."""
-        return np.stack([self._tokens[start : start + length] for start in starts])
 
 
 def check_kernels() -> list[dict[str, Any]]:
@@ -104,6 +87,7 @@ def check_resume() -> dict[str, Any]:
             "train.train_tokens=81920",
             "train.warmup_tokens=8192",
             "sample.every_tokens=1B",
+            f"machine.threads={torch.get_num_threads()}",
         ]
         settings = db.edit(db.recipes.demo.demo(), edits)
         straight = [event["loss"] for event in db.events(settings, Path(folder) / "straight") if event["event"] == "step"]
@@ -124,66 +108,94 @@ def check_resume() -> dict[str, Any]:
     }
 
 
-def measure(name: str, config: db.GPTConfig, sequences: int, steps: int) -> dict[str, Any]:
-    """Trains on random tokens and takes the median step; the first three are warm-up."""
-    precision = machine.choose_precision(DEVICE)
-    model = db.build(config, 0, DEVICE)
-    optimizer = db.make_optimizer("adamw", model, weight_decay=0.1, betas=(0.9, 0.95), epsilon=1e-8)
-    tokens = RandomTokens(config.tokens, 4 * sequences * config.context_length + 1)
-    batch_tokens = sequences * config.context_length
-    batches = db.Batches(tokens, context_length=config.context_length, batch_tokens=batch_tokens, micro_batch=sequences)
-    schedule = db.warmup_cosine(3e-4, 3e-5, 10 * batch_tokens, 1000 * batch_tokens)
-    ahead, seconds, last = Ahead(batches, DEVICE), [], time.perf_counter()
-    for step in db.train(model, optimizer, ahead, schedule, steps=steps + 3, precision=MixedPrecision(precision, DEVICE)):
-        loss = float(step.loss)  # waits for the device
-        seconds.append(time.perf_counter() - last)
-        last = time.perf_counter()
-    ahead.close()
-    speed = batch_tokens / statistics.median(seconds[3:])
-    peak = machine.peak_flops(DEVICE)
-    return {
-        "size": name,
-        "precision": precision,
-        "sequences": sequences,
-        "context_length": config.context_length,
-        "tokens_per_second": round(speed, 1),
-        "share_of_peak": round(speed * flops_per_token(config) / peak, 4) if peak else "unknown",
-        "memory_gb": round(machine.peak_memory(DEVICE) / 1e9, 2),
-        "last_loss": round(loss, 4),
-    }
-
-
-def main() -> None:
-    """Everything, most important first."""
-    kernels = check_kernels()
-    resume = check_resume()
-    band = time_band()
-    flash_bars, flash_rows = flash.measure()
-    rows: list[dict[str, Any]] = [*kernels, resume, band, *flash_rows]
-    if ON_GPU:
-        for name, sequences, steps in SIZES:
-            torch.cuda.reset_peak_memory_stats()
-            rows.append(measure(name, db.recipes.gpt2.size(name).model, sequences, steps))
-            print(rows[-1], flush=True)
-            torch.cuda.empty_cache()
-    else:
-        rows.append(measure("tiny", TINY, 8, 5))
+def kernels() -> Found:
+    """Errors of each attention kernel, as bars."""
+    rows = check_kernels()
     bars = [
         bar(
             f"{row['kernel']} attention over {row['band'] or 'all'} tokens in {row['dtype']}: relative error",
             row["worst_relative_error"],
             f"<= {row['limit']}",
         )
-        for row in kernels
+        for row in rows
     ]
-    bars += flash_bars
-    bars.append(bar("largest difference of a loss after a resume", resume["largest_difference"], "<= 1e-3"))
-    if ON_GPU:
-        ratio = band["milliseconds"]["banded auto"] / band["milliseconds"]["dense auto"]
-        bars.append(bar(f"time of a band of {band['band']} to dense attention, {band['tokens']} tokens", ratio, "< 1"))
-    # The tiny run on a CPU only shows that this works; a GPU's figures are not to be overwritten by it.
+    return bars, rows
+
+
+def resume() -> Found:
+    """Stopped and resumed."""
+    row = check_resume()
+    return [bar("largest difference of a loss after a resume", row["largest_difference"], "<= 1e-3")], [row]
+
+
+def band() -> Found:
+    """A band beside dense attention."""
+    row = time_band()
+    ratio = row["milliseconds"]["banded auto"] / row["milliseconds"]["dense auto"]
+    name = f"time of a band of {row['band']} to dense attention, {row['tokens']} tokens"
+    return [bar(name, ratio, "< 1")] if ON_GPU else [], [row]
+
+
+def parts(training: Training, peers: dict[str, str]) -> Iterator[tuple[str, float, Callable[[], Found]]]:
+    """Name, seconds that it is expected to take on a GPU, and the part itself; most important first."""
+    there = "nanogpt" in peers
+    yield "attention kernels against fp64", 40, kernels
+    yield "the ladder at 124M", 150, training.climb
+    if there:
+        yield "nanoGPT at 124M", 50, lambda: training.nanogpt("124m", peers["nanogpt"])
+    yield "1558M", 60, lambda: training.size("1558m")
+    if there:
+        yield "nanoGPT at 1558M", 50, lambda: training.nanogpt("1558m", peers["nanogpt"])
+    yield "stopped and resumed", 15, resume
+    yield "FlashAttention by context", 40, flash.measure
+    yield "copies and shards on one device", 25, training.layouts
+    yield "774M", 40, lambda: training.size("774m")
+    yield "355M", 40, lambda: training.size("355m")
+    yield "optimizers", 20, training.optimizers
+    yield "a band of attention", 15, band
+
+
+def main() -> int:
+    """Every part for which there is time left; what was found is written after each."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--peer", action="append", default=[], metavar="nanogpt=DIR", help="Where nanoGPT lies, to be measured beside.")
+    parser.add_argument("--seconds", type=float, default=560.0, help="How long all may take; parts that no longer fit are left out.")
+    parser.add_argument("--only", help="Only parts whose name contains this.")
+    arguments = parser.parse_args()
+    peers = dict(peer.partition("=")[::2] for peer in arguments.peer)
+    for name, folder in list(peers.items()):
+        if not (Path(folder) / "model.py").is_file():
+            print(f"{name}: no model.py in {folder}; its parts are left out")
+            del peers[name]
+    began = time.monotonic()
+    if not ON_GPU:
+        torch.set_num_threads(1)  # for so small a model more only wait for each other
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
+    training = Training()
+    bars: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [{"check": "ceilings", **training.ceilings.as_dict()}]
+    failed = 0
+    for name, expected, part in parts(training, peers):
+        spent = time.monotonic() - began
+        if arguments.only and arguments.only not in name:
+            continue
+        if ON_GPU and spent + expected > arguments.seconds:
+            rows.append({"part": name, "left_out": f"{arguments.seconds - spent:.0f} seconds were left, {expected:.0f} wanted"})
+            continue
+        print(f"{spent:5.0f} s  {name}", flush=True)
+        try:
+            new_bars, new_rows = part()
+        except Exception as error:  # the other parts go on
+            traceback.print_exc()
+            new_bars, new_rows, failed = [], [{"part": name, "failed": f"{type(error).__name__}: {error}"}], failed + 1
+        bars += new_bars
+        rows += [*new_rows, {"part": name, "seconds": round(time.monotonic() - began - spent, 1)}]
+        # The tiny run on a CPU only shows that this works; a GPU's figures are not to be overwritten by it.
+        record("gpu" if ON_GPU else "gpu_tiny", bars, rows, show=False)
     record("gpu" if ON_GPU else "gpu_tiny", bars, rows)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

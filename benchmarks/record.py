@@ -23,8 +23,10 @@ def bar(name: str, value: float, want: str) -> dict[str, Any]:
     return {"bar": name, "value": round(value, 4), "want": want, "ok": met}
 
 
-def record(name: str, bars: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], packages: Sequence[str] = ()) -> Path:
-    """Writes the results, prints the bars, and returns the file."""
+def record(
+    name: str, bars: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], packages: Sequence[str] = (), show: bool = True
+) -> Path:
+    """Writes the results, prints the bars if they are to be shown, and returns the file."""
     path = RESULTS / f"{name}.json"
     device = machine.choose_device()
     files.write_json(
@@ -38,7 +40,8 @@ def record(name: str, bars: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[
             "rows": list(rows),
         },
     )
-    for row in bars:
+    for row in bars if show else ():
         print(f"{'met   ' if row['ok'] else 'MISSED'}  {row['bar']}: {row['value']} (wanted {row['want']})")
-    print(path)
+    if show:
+        print(path)
     return path

@@ -9,6 +9,7 @@ It builds and steps as a run does. A step is one batch of `train.batch_tokens`; 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import statistics
@@ -103,24 +104,38 @@ def measure(settings: Settings, seconds: float = 5.0, padded: bool = True, ways:
     plan = dataclasses.replace(plan, batch_start_tokens=None, batch_ramp_tokens=0, stop_tokens=None, spike=None)
     plan = dataclasses.replace(plan, train_tokens=max(plan.train_tokens, 1000 * plan.batch_tokens))
     settings = dataclasses.replace(settings, train=plan)
+    if settings.machine.compile:
+        torch.compiler.reset()  # after a few shapes of one piece of code the compiler gives up on it
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if device.type == "cpu":
         machine.prepare_cpu(settings.machine.threads)
     chosen = choosing.choose(settings, device, precision, "single", ALONE)
-    text = MadeUp(settings.model.tokens, 4 * plan.batch_tokens + 1)
     try:
-        with tempfile.TemporaryDirectory() as folder:  # where nothing is saved
-            running = Running(settings, Path(folder), text, {}, device, precision, ALONE, ways or Alone(), chosen)
-            try:
-                running.begin(new=True)
-                return _timed(running, plan.batch_tokens, seconds)
-            finally:
-                running.close()
+        return _stepped(settings, device, precision, ways or Alone(), chosen, seconds)
     except (RuntimeError, MemoryError) as error:
-        if machine.is_out_of_memory(error):
-            raise OutOfMemory(f"{device} has too little memory for micro-batches of {chosen.micro_batch}") from None
-        raise
+        if not machine.is_out_of_memory(error):
+            raise
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    # Here, where the error no longer holds what was computed.
+    raise OutOfMemory(f"{device} has too little memory for micro-batches of {chosen.micro_batch}")
+
+
+def _stepped(
+    settings: Settings, device: torch.device, precision: machine.Precision, ways: Across, chosen: choosing.Chosen, seconds: float
+) -> Trial:
+    batch_tokens = settings.train.batch_tokens
+    text = MadeUp(settings.model.tokens, 4 * batch_tokens + 1)
+    with tempfile.TemporaryDirectory() as folder:  # where nothing is saved
+        running = Running(settings, Path(folder), text, {}, device, precision, ALONE, ways, chosen)
+        try:
+            running.begin(new=True)
+            return _timed(running, batch_tokens, seconds)
+        finally:
+            running.close()
 
 
 def _timed(running: Running, batch_tokens: int, seconds: float) -> Trial:
