@@ -66,7 +66,7 @@ def fp16w_plain(weight: Tensor, bias: Tensor | None) -> Linear:
 def fp16w_fbgemm(weight: Tensor, bias: Tensor | None) -> Linear:
     """FBGEMM widens it in registers."""
     packed = torch.ops.quantized.linear_prepack_fp16(weight.float().contiguous(), bias)
-    product = torch.ops.quantized.linear_dynamic_fp16
+    product = torch.ops.quantized.linear_dynamic_fp16.default._op  # without the look for what a compiler traces, at each call
     return lambda x: product(x, packed)
 
 
@@ -107,7 +107,7 @@ def int8_fbgemm(weight: Tensor, bias: Tensor | None) -> Linear:
         warnings.simplefilter("ignore")
         quantized = torch._make_per_channel_quantized_tensor(q, scale.double(), zeros, 0)
         packed = torch.ops.quantized.linear_prepack(quantized, bias)
-    product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
 
     def linear(x: Tensor) -> Tensor:
         sizes = x.abs()
@@ -127,7 +127,7 @@ def int8_onednn(weight: Tensor, bias: Tensor | None) -> Linear:
     """oneDNN, from plain integer tensors. Unsigned activations: signed ones fall to a reference a hundred times slower."""
     q, scale = int8_rows(weight)
     zeros, packed = torch.zeros(len(scale), dtype=torch.long), torch.ops.onednn.qlinear_prepack(q, None)
-    product = torch.ops.onednn.qlinear_pointwise
+    product = torch.ops.onednn.qlinear_pointwise.default._op
 
     def linear(x: Tensor) -> Tensor:
         unsigned = (x * 127).round_().add_(128).to(torch.uint8)
@@ -167,7 +167,7 @@ def int4_aten(weight: Tensor, bias: Tensor | None) -> Linear:
     q, scale, middle = int4_groups(F.pad(weight, (0, 0, 0, -len(weight) % 64)))  # it takes outputs by 64
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
     both = torch.stack([scale.t(), middle.t()], dim=-1).contiguous()  # (K/G, M, 2)
-    product, M = torch.ops.aten._weight_int4pack_mm_for_cpu, len(weight)
+    product, M = torch.ops.aten._weight_int4pack_mm_for_cpu.default._op, len(weight)
 
     def linear(x: Tensor) -> Tensor:
         rows = x.bfloat16().view(-1, x.shape[-1])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from daybreak.inference.pages import PAGE, Pages, Row
 
@@ -59,6 +60,9 @@ class PagedCache:
         self._positions = torch.tensor(positions, device=device)
         self._slots = torch.tensor(slots, device=device)
         self._places = {id(row): _place(row, row.length + count, device) for row, _, count in self._alone}
+        self._stretch: tuple[int, int] | None = None
+        if len(parts) == 1 and isinstance(place := self._places[id(parts[0][0])], slice):
+            self._stretch = place.start + parts[0][0].length, parts[0][1]
 
     def positions(self, count: int) -> Tensor:
         """(N,) each token's position in its own text."""
@@ -68,6 +72,10 @@ class PagedCache:
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, kernel: Kernel, band: int | None = None) -> Tensor:
         """Stores a layer's new keys and values (1, K, N, D) and gathers for its queries (1, H, N, D) from their own texts."""
         all_keys, all_values = self._pages.keys[layer], self._pages.values[layer]  # (K, S, D)
+        if self._stretch is not None:  # one text in one stretch, as most often: nothing has to be looked up
+            all_keys.narrow(1, *self._stretch).copy_(keys[0])
+            all_values.narrow(1, *self._stretch).copy_(values[0])
+            return self._one(queries, all_keys, all_values, kernel, band, *self._alone[0])
         all_keys.index_copy_(1, self._slots, keys[0].to(all_keys.dtype))
         all_values.index_copy_(1, self._slots, values[0].to(all_values.dtype))
         if len(self._parts) == 1:
@@ -96,7 +104,10 @@ class PagedCache:
             keys, values = keys[None, :, within], values[None, :, within]
         else:
             keys, values = (each.index_select(1, place[start:])[None] for each in (keys, values))
-        return kernel(queries, keys.to(queries.dtype), values.to(queries.dtype), 0.0, band)
+        keys, values = keys.to(queries.dtype), values.to(queries.dtype)
+        if count == 1:  # it sees all that is left, so that kernels differ in time alone
+            return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=queries.shape[1] != keys.shape[1])
+        return kernel(queries, keys, values, 0.0, band)
 
 
 def _group(members: Sequence[tuple[Row, int]], device: torch.device) -> _Group:
