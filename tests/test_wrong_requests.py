@@ -194,6 +194,12 @@ CASES = [
     Wrong("a decay of no length", ["plan", "demo", "train.decay_tokens=0"], [["train.decay_tokens: wanted at least 1 or none, came 0"]]),
     Wrong("infinity", ["plan", "demo", "train.learning_rate=inf"], [["train.learning_rate: wanted a number, came 'inf'"]]),
     Wrong("width and heads", ["plan", "demo", "model.d_model=257"], [["model.d_model: wanted a multiple of n_head = 4", "256 and 260"]]),
+    Wrong(
+        "shared heads", ["plan", "gpt2.124m", "model.n_kv_head=5"], [["model.n_kv_head: wanted none or a divisor of n_head = 12, came 5"]]
+    ),
+    Wrong(
+        "no such norm", ["plan", "gpt2.124m", "model.norm=rms"], [["model.norm: wanted one of layernorm, rmsnorm", "did you mean rmsnorm?"]]
+    ),
     Wrong("no layers", [*TRAIN, "model.n_layer=0"], [["model.n_layer: wanted at least 1, came 0"]]),
     Wrong("indivisible batch", [*TRAIN, "train.batch_tokens=100"], [["train.batch_tokens: wanted a multiple of 16", "nearest 96 and 112"]]),
     Wrong("indivisible micro-batch", [*TRAIN, "train.micro_batch=3"], [["train.batch_tokens: wanted a multiple of 48", "48 and 96"]]),
