@@ -84,35 +84,37 @@ def run(app: ASGIApp, listening: socket.socket) -> bool:
 
 @final
 class _Prompt(H11Protocol):
-    """A connection that is closed where a request's headers do not arrive in time."""
+    """A connection that is closed where a request's headers do not arrive in time, or an answer's end is not taken."""
 
-    _deadline: asyncio.TimerHandle | None = None
+    _looking: asyncio.TimerHandle | None = None
+    _idle_since: float | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._watch()
+        self._look()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
+        if not self._idle:
+            self._idle_since = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         super().connection_lost(exc)
 
     @property
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _watch(self) -> None:
-        if not self._idle and self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        elif self._idle and self._deadline is None:
-            self._deadline = self.loop.call_later(HEADER_SECONDS, self._close)
-
-    def _close(self) -> None:
-        self._deadline = None
-        if self._idle and not self.transport.is_closing():
+    def _look(self) -> None:
+        now = self.loop.time()
+        self._looking = self.loop.call_later(HEADER_SECONDS / 3, self._look)
+        if self.transport.is_closing():  # since the last look, and what is left to send is not taken
+            self.transport.abort()
+        elif not self._idle:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since > HEADER_SECONDS:
             self.transport.close()

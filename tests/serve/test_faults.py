@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -204,7 +205,7 @@ def test_nobody_writes_for_a_client_that_went_away(stream: bool) -> None:
 
 
 def test_a_client_that_does_not_read_holds_up_nobody() -> None:
-    with serving(hosted(), policy=Policy(max_seconds=4.0)) as client:
+    with serving(hosted(), policy=Policy(max_seconds=60.0)) as client:
         body = json.dumps({"prompt": "x", "max_tokens": 60, "ignore_eos": True, "stream": True, "n": 64, "logprobs": 20}).encode()
         head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         with _raw(client) as raw:
@@ -212,6 +213,16 @@ def test_a_client_that_does_not_read_holds_up_nobody() -> None:
             raw.sendall(head + body)
             assert client.complete("x", max_tokens=3)["choices"]
             assert client.idle()
+
+
+def test_what_is_left_of_a_closed_connection_is_let_go() -> None:
+    """Where a client takes nothing any more, waiting for it to take the rest would keep the connection for ever."""
+    aborted: list[bool] = []
+    connection = object.__new__(listening._Prompt)
+    connection.loop = SimpleNamespace(time=lambda: 0.0, call_later=lambda seconds, look: None)  # type: ignore[assignment]
+    connection.transport = SimpleNamespace(is_closing=lambda: True, abort=lambda: aborted.append(True))  # type: ignore[assignment]
+    connection._look()
+    assert aborted == [True]
 
 
 def test_too_many_are_told_to_come_again() -> None:
