@@ -146,20 +146,14 @@ def parameter_groups(
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter, rows in _parameters(model):
         role = role_of(name, parameter)
-        treatment, width = ROLES[role], (slower or {}).get(role, 1.0)
-        scale, decay = (scales or {}).get(role, 1.0) * width, weight_decay / width if ROLES[role].decays else 0.0
-        rows = rows if treatment.by_muon else ()
-        group = groups.setdefault(
-            (treatment, scale, decay, rows),
-            {
-                "params": [],
-                "weight_decay": decay,
-                "lr_scale": scale,
-                "by_muon": treatment.by_muon,
-                "rows": rows,
-            },
-        )
-        group["params"].append(parameter)
+        treatment, scale, width = ROLES[role], (scales or {}).get(role, 1.0), (slower or {}).get(role, 1.0)
+        treated = {
+            "weight_decay": weight_decay / width if treatment.decays else 0.0,
+            "lr_scale": scale * width,
+            "by_muon": treatment.by_muon,
+            "rows": rows if treatment.by_muon else (),
+        }
+        groups.setdefault(tuple(treated.values()), {"params": [], **treated})["params"].append(parameter)
     return list(groups.values())
 
 
