@@ -3,8 +3,8 @@
     python benchmarks/watch.py [--runs 10] [--lines 1000000]
 
 Writes runs of so many steps, opens the page on all of them in a headless Chromium, and measures from the start of the server to the curves
-of all on the screen; then with all lines read how long a zoom and a step of the smoothing slider take, and how much processor time following
-a run takes that writes ten lines a second. The files are in the system's cache, as they are while a run writes them.
+of all on the screen; then with all lines read how long a zoom and a step of the smoothing slider take, and how much processor time
+following a run takes that writes ten lines a second. The files are in the system's cache, as they are while a run writes them.
 """
 
 from __future__ import annotations

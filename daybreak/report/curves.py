@@ -7,7 +7,7 @@ N: number of points of a curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ IndexArray = npt.NDArray[np.int64]
 Event = Mapping[str, Any]
 
 MAX_POINTS = 2000
+
+CLOCK = "at_seconds"
+"""The key under which `happened` notes how long had been trained."""
 
 QUANTITIES = {
     "loss": ("step", "loss"),
@@ -76,20 +79,16 @@ def happened(events: Iterable[Event]) -> list[dict[str, Any]]:
             told.append(event if isinstance(event, dict) else dict(event))
         else:
             told.append({**event, "step": step})
-    return as_one_run(iter(told))
+    return as_one_run({**event, CLOCK: seconds} for event, seconds in zip(told, _clock(told), strict=True))
 
 
 def elapsed(events: Sequence[Event]) -> FloatArray:
-    """Seconds of training at each event: the sum of the gaps in `time`, but for those before a "start" or "resume".
+    """Seconds of training at each event that `happened` returns: the sum of the gaps in `time`, but for those before a "start" or "resume".
 
-    So the night that a stopped run lay still is not counted, and neither is a clock that was set back.
+    So the night that a stopped run lay still is not counted, nor what a resume made void, nor a clock that was set back. What was lost to
+    a rollback is counted: the same process spent it.
     """
-    if not events:
-        return np.zeros(0)
-    times = _filled(_column(events, "time"))
-    gaps = np.clip(np.diff(times, prepend=times[:1]), 0, None)
-    gaps[[event["event"] in ("start", "resume") for event in events]] = 0
-    return np.cumsum(gaps)
+    return np.array([event[CLOCK] for event in events], dtype=np.float64)
 
 
 def curves(events: Sequence[Event]) -> dict[str, Curve]:
@@ -174,6 +173,23 @@ def smooth(values: FloatArray, half_life: float) -> FloatArray:
 def half_life(n: int) -> float:
     """A half-life, in points, under which the noise of a curve of `n` points goes and its bends stay."""
     return min(max(n / 500, 1.0), 100.0)
+
+
+def _clock(told: Sequence[Event]) -> Iterator[float]:
+    """Seconds of training at each line, also at those that do not count in the end."""
+    seconds: list[float] = []
+    clock, before = 0.0, None
+    places = [{**{key: event[key] for key in ("event", "step", "steps") if key in event}, "place": i} for i, event in enumerate(told)]
+    for i, event in enumerate(told):
+        time = number(event.get("time"))
+        if event["event"] in ("start", "resume"):  # goes on where the last line that still counts stood
+            kept = as_one_run(iter(places[: i + 1]))[:-1]
+            clock = seconds[kept[-1]["place"]] if kept else 0.0
+        elif time is not None and before is not None:
+            clock += max(0.0, time - before)
+        before = before if time is None else time
+        seconds.append(clock)
+    yield from seconds
 
 
 def _column(rows: Sequence[Event], key: str) -> FloatArray:

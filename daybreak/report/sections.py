@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daybreak.report import words
-from daybreak.report.curves import number, spread
+from daybreak.report.curves import CLOCK, number, spread
 from daybreak.report.drawing import loss_picture
 from daybreak.report.markup import escape, leaves, paragraph, section, side_by_side, table
 from daybreak.report.record import Summary, amount, headline, sources
@@ -307,7 +307,7 @@ def _sample_page(page: list[dict[str, Any]]) -> str:
 
 def detail(event: Mapping[str, Any]) -> str:
     """What an event says, in a line."""
-    skipped = ("event", "step", "tokens", "time", "seconds", "compressors", "settings", "versions")
+    skipped = ("event", "step", "tokens", "time", "seconds", CLOCK, "compressors", "settings", "versions")
     if event["event"] in ("checkpoint", "skip", "stop", "rollback") and (said := event.get("path") or event.get("reason")):
         return str(said)[:500]
     told = ((key.replace("_", " "), event[key]) for key in event if key not in skipped and isinstance(event[key], str | int | float))

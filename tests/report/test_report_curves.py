@@ -39,10 +39,16 @@ def test_the_night_between_stop_and_resume_is_not_training_time() -> None:
     assert elapsed(happened(events)).tolist() == [0, 1, 2, 3, 3, 7]
 
 
+def test_a_rollback_past_a_resume_does_not_bring_the_night_back() -> None:
+    events = [{"event": "start", "step": 0, "time": BEGAN}, step(1), step(2), {"event": "resume", "step": 2, "time": BEGAN + 50_000}]
+    events += [step(3, time=BEGAN + 50_001), {"event": "rollback", "step": 1, "time": BEGAN + 50_002}, step(2, time=BEGAN + 50_003)]
+    assert elapsed(happened(events)).tolist() == [0, 1, 4, 5]
+
+
 def test_a_clock_that_is_set_back_or_absent_never_runs_backwards() -> None:
     events = [step(1, time=BEGAN), step(2, time=BEGAN - 500), {"event": "step", "step": 3, "loss": 1.0}, step(4, time=BEGAN - 490)]
     assert elapsed(happened(events)).tolist() == [0, 0, 0, 10]
-    assert elapsed([]).tolist() == []
+    assert elapsed(happened([])).tolist() == []
 
 
 def test_nulls_strings_and_nonsense_are_passed_over() -> None:
