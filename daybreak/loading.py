@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -124,7 +124,13 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str = "fp32", resha
     Raises FileProblem, or a ValueError of the part concerned, in one line.
     """
     model = _opened(Path(folder), device, reshapings)
-    return model if dtype == "fp32" else Model(in_dtype(model.gpt, dtype), model.tokenizer, model.reshapings)
+    if dtype == "fp32":
+        return model
+    gpt = in_dtype(model.gpt, dtype)
+    if gpt.head is not model.gpt.head and (rows := _rows_in_file(Path(folder), gpt)) is not None:
+        # The head is packed; of the rows only those that are looked up need to be in memory.
+        gpt.token_embedding = torch.nn.Embedding.from_pretrained(rows)  # type: ignore[no-untyped-call]
+    return Model(gpt, model.tokenizer, model.reshapings)
 
 
 def _opened(folder: Path, device: str, reshapings: Mapping[str, Reshaping]) -> Model:
@@ -216,16 +222,31 @@ def _load_model(folder: Path, device: torch.device, reshapings: Mapping[str, Res
         gpt = reshapings[name](gpt)
     state = read_weights(folder)
     if described.get("model_type") != "daybreak":
+        in_file = {tensor.data_ptr() for tensor in state.values()}
         try:
             state = hf.import_state(state, shape)
         except ValueError as error:
             raise files.FileProblem(f"{folder / WEIGHTS}: {error}") from None
+        # What is still the file's, as a bias, would keep all of it in memory beside the copies of the rest.
+        state = {name: tensor.clone() if tensor.data_ptr() in in_file else tensor for name, tensor in state.items()}
     elif not reshaped:
         state = {name: tensor.float() for name, tensor in state.items()}
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > shape.tokens:
         raise files.FileProblem(f"{folder}: wanted a tokenizer of at most the model's {shape.tokens:,} ids, came {tokenizer.vocab_size:,}")
     return Model(_filled(gpt, state, folder, device), tokenizer, reshaped)
+
+
+def _rows_in_file(folder: Path, gpt: GPT) -> Tensor | None:
+    """The token embedding as it lies in a model's file, of which the machine reads what is looked up; None where it is kept otherwise."""
+    for path in (folder / "model" / WEIGHTS, folder / WEIGHTS):
+        if path.is_file():
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if name.endswith(("wte.weight", "token_embedding.weight")):
+                        rows: Tensor = file.get_tensor(name)
+                        return rows if rows.dtype == torch.float32 and len(rows) >= gpt.config.tokens else None
+    return None
 
 
 def _load_checkpoint(run: Path, device: torch.device) -> Model:

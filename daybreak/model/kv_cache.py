@@ -50,8 +50,8 @@ class KVCache:
         self.context_length = config.context_length
         self.length = 0
         shape = (config.n_layer, batch, config.kv_heads, self.capacity, config.head_size)
-        self._keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, S, D)
-        self._values = torch.zeros(shape, device=device, dtype=dtype)
+        self._keys = torch.empty(shape, device=device, dtype=dtype)  # (L, B, H, S, D), in memory only as far as it is filled
+        self._values = torch.empty(shape, device=device, dtype=dtype)
 
     def positions(self, count: int) -> Tensor:
         """(count,) the positions of the next `count` tokens. Raises ValueError beyond the context length."""
