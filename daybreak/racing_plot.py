@@ -28,6 +28,7 @@ def draw(placed: Sequence[Placed], title: str, path: Path) -> None:
     losses.set_ylabel("training loss, smoothed")
     losses.legend(fontsize=8, title="validation loss", title_fontsize=8, frameon=False)
     sweeps.set_xscale("log")
+    sweeps.tick_params(axis="x", which="minor", labelbottom=False)  # or they lie on each other
     sweeps.set_xlabel("learning rate")
     sweeps.set_ylabel("validation loss at the end")
     losses.set_title(title, loc="left", fontsize=10)
