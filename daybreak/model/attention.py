@@ -1,6 +1,6 @@
 """Causal self-attention: each position gathers from itself and from what came before, all of it or the nearest `band` tokens.
 
-B batch, T tokens now, S tokens so far (S = T without a cache), C d_model, H heads, D head size.
+B batch, T tokens now, S tokens so far (S = T without a cache), C d_model, H heads, K heads of keys and values, D head size.
 In `blocked`: N blocks of Q queries, W keys in the window of each.
 """
 
@@ -111,10 +111,7 @@ def _as_it_is(kernel: Kernel) -> Kernel:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one fused projection for queries, keys and values (GPT-2 `attn`).
-
-    K heads of keys and values, as many as of queries unless the config has them shared.
-    """
+    """Multi-head attention with one fused projection for queries, keys and values (GPT-2 `attn`)."""
 
     def __init__(self, config: GPTConfig, kernel: Kernel = automatic, layer: int = 0) -> None:
         super().__init__()

@@ -58,9 +58,9 @@ def flops_per_token(config: GPTConfig) -> int:
     """Operations to train on one token by the convention "6N + attention": 6 (N - T C) + 12 L C T (PaLM paper, App. B; nanoGPT).
 
     N - T C is every parameter but the position embedding, which is looked up and not multiplied; nor is the token embedding beside a
-    head of its own. The attention term counts the full
-    T x T square, the masked half too; a kernel that skips that does less work than this counts. A layer that looks at a band of W
-    tokens counts min(T, 2 W) in place of T: the band and as much again of what its mask hides, so that both kinds err alike.
+    head of its own. The attention term counts the full T x T square, the masked half too; a kernel that skips that does less work than
+    this counts. A layer that looks at a band of W tokens counts min(T, 2 W) in place of T: the band and as much again of what its mask
+    hides, so that both kinds err alike.
     """
     L, C, T = config.n_layer, config.d_model, config.context_length
     bands = [config.band(layer) for layer in range(L)]

@@ -34,6 +34,21 @@ _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 _MASKS = (".attn.bias", ".attn.masked_bias")
 """Buffers that older versions of `transformers` kept beside the weights: the causal mask, which follows from the length."""
 
+_GPT2 = {
+    "n_kv_head": "a key and a value head for each query head",
+    "position": "an embedding of each position",
+    "qk_norm": "queries and keys as they are",
+    "value_residual": "each layer's own values alone",
+    "activation": "GELU",
+    "norm": "LayerNorm",
+    "bias": "biases",
+    "embedding_norm": "the embedding as it is",
+    "embedding_shortcut": "no way for the embedding but the residual stream",
+    "tied_head": "a tied head",
+    "logit_softcap": "logits as they are",
+}
+"""What a GPT-2 has of each part that may be another here."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The number formats that weights can be written in."""
 
@@ -49,22 +64,6 @@ def names(config: GPTConfig) -> Iterator[tuple[str, str]]:
         for ours, theirs in _IN_BLOCK.items():
             for kind in ("weight", "bias"):
                 yield f"blocks.{layer}.{ours}.{kind}", f"transformer.h.{layer}.{theirs}.{kind}"
-
-
-_GPT2 = {
-    "n_kv_head": "a key and a value head for each query head",
-    "position": "an embedding of each position",
-    "qk_norm": "queries and keys as they are",
-    "value_residual": "each layer's own values alone",
-    "activation": "GELU",
-    "norm": "LayerNorm",
-    "bias": "biases",
-    "embedding_norm": "the embedding as it is",
-    "embedding_shortcut": "no way for the embedding but the residual stream",
-    "tied_head": "a tied head",
-    "logit_softcap": "logits as they are",
-}
-"""What a GPT-2 has of each part that may be another here."""
 
 
 def unrepresentable(config: GPTConfig) -> str:
