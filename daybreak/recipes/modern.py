@@ -21,7 +21,6 @@ from daybreak.settings import Settings
 SIZES: dict[str, GPTConfig] = {**MODEL_SIZES["gpt2"], **MODEL_SIZES["gpt3"]}
 """All twelve shapes; those that are GPT-3's see 2,048 tokens."""
 
-_REFERENCE_WIDTH = 768
 _HEAD = 128
 
 
@@ -46,7 +45,9 @@ def size(name: str) -> Settings:
             optimizer="muon",
             muon_learning_rate=0.025,
             momentum=0.95,
-            **rates(faithful.model.d_model),
+            learning_rate=0.004,  # the head's
+            embedding_scale=0.7 / 0.004,
+            vector_scale=0.015 / 0.004,
             beta1=0.8,
             beta2=0.95,
             epsilon=1e-10,
@@ -72,16 +73,9 @@ def shape(faithful: GPTConfig) -> GPTConfig:
         logit_softcap=15.0,
         residual_scaling="zero",
         token_init_std=1.0,
-        init_std=round(math.sqrt(0.33 / faithful.d_model), 4),
+        init_std=round(math.sqrt(0.33 / 768), 4),
+        width_base=768,  # where the preset's figures were found
     )
-
-
-def rates(d_model: int) -> dict[str, float]:
-    """AdamW's learning rates at a width, the preset's being for 768: the head's falls with the width, as its inputs' number grows; each
-    row of the embedding and each gain is by itself, and its rate stays (Yang et al. 2022, "Tensor Programs V", table 3). Muon's own
-    updates are of one size at every width."""
-    head = 0.004 * _REFERENCE_WIDTH / d_model
-    return {"learning_rate": round(head, 6), "embedding_scale": round(0.7 / head, 2), "vector_scale": round(0.015 / head, 3)}
 
 
 def tokens(faithful: Settings) -> int:
