@@ -43,7 +43,7 @@ def keyed(sampling: Sampling, seed: int, prompt: int) -> Chooser:
     return chooser
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a model in shards gathers weights that training will use
 def generate(
     predictor: Predictor,
     tokens: Tensor,

@@ -27,7 +27,7 @@ _HEAD = 128
 def size(name: str) -> Settings:
     """The settings for one of the twelve sizes, such as "124m" or "1.3b". Raises ConfigError for one that is none."""
     family = gpt3 if name.lower() in MODEL_SIZES["gpt3"] else gpt2
-    faithful = family.size(name)
+    faithful: Settings = family.size(name)
     return dataclasses.replace(
         faithful,
         recipe=f"modern.{faithful.recipe.partition('.')[2]}",
