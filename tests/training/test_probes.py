@@ -113,7 +113,8 @@ def test_a_compiled_block_is_watched_too():
     _, told = run(weights, Probe(weights), {1})
     plainly = model()
     _, expected = run(plainly, Probe(plainly), {1})
-    assert told[1][0]["attention_logit"] == pytest.approx(expected[1][0]["attention_logit"], rel=1e-5)
+    # Compiled for a CPU, GELU is computed in another form, and a step lies between.
+    assert told[1][0]["attention_logit"] == pytest.approx(expected[1][0]["attention_logit"], rel=1e-4)
     assert all(isinstance(block.attention, Attention) and block.attention.kernel is not plain for block in weights.blocks)
 
 
