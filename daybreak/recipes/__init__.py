@@ -11,6 +11,7 @@ from daybreak.settings import Settings
 
 RECIPES: dict[str, Callable[[], Settings]] = {
     "demo": demo.demo,
+    "demo-gpt2": demo.faithful,
     **{f"gpt2.{name}": partial(gpt2.size, name) for name in gpt2.SIZES},
     **{f"gpt2.{name}-tuned": partial(gpt2.tuned, name) for name in gpt2.SIZES},
     **{f"gpt3.{name}": partial(gpt3.size, name) for name in gpt3.SIZES},

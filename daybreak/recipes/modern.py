@@ -16,7 +16,7 @@ import math
 from daybreak.model.config import SIZES as MODEL_SIZES
 from daybreak.model.config import GPTConfig
 from daybreak.recipes import gpt2, gpt3
-from daybreak.settings import Settings
+from daybreak.settings import Settings, TrainSettings
 
 SIZES: dict[str, GPTConfig] = {**MODEL_SIZES["gpt2"], **MODEL_SIZES["gpt3"]}
 """All twelve shapes; those that are GPT-3's see 2,048 tokens."""
@@ -28,32 +28,32 @@ def size(name: str) -> Settings:
     """The settings for one of the twelve sizes, such as "124m" or "1.3b". Raises ConfigError for one that is none."""
     family = gpt3 if name.lower() in MODEL_SIZES["gpt3"] else gpt2
     faithful: Settings = family.size(name)
+    plan = dataclasses.replace(
+        faithful.train, train_tokens=tokens(faithful), batch_start_tokens=None, batch_ramp_tokens=0, decay_tokens=None
+    )
+    name = f"modern.{faithful.recipe.partition('.')[2]}"
+    return dataclasses.replace(faithful, recipe=name, model=shape(faithful.model), train=rates(plan))
+
+
+def rates(plan: TrainSettings) -> TrainSettings:
+    """A plan with the preset's optimizer, learning rates and schedule."""
     return dataclasses.replace(
-        faithful,
-        recipe=f"modern.{faithful.recipe.partition('.')[2]}",
-        model=shape(faithful.model),
-        train=dataclasses.replace(
-            faithful.train,
-            train_tokens=tokens(faithful),
-            batch_start_tokens=None,
-            batch_ramp_tokens=0,
-            decay_tokens=None,
-            warmup_tokens=0,
-            schedule="wsd",
-            decay_share=0.7,
-            final_learning_rate=0.0,
-            optimizer="muon",
-            muon_learning_rate=0.025,
-            momentum=0.95,
-            learning_rate=0.004,  # the head's
-            embedding_scale=0.7 / 0.004,
-            vector_scale=0.015 / 0.004,
-            beta1=0.8,
-            beta2=0.95,
-            epsilon=1e-10,
-            weight_decay=0.05,
-            grad_clip=0.0,
-        ),
+        plan,
+        optimizer="muon",
+        muon_learning_rate=0.025,
+        momentum=0.95,
+        learning_rate=0.004,  # the head's
+        embedding_scale=0.7 / 0.004,
+        vector_scale=0.015 / 0.004,
+        beta1=0.8,
+        beta2=0.95,
+        epsilon=1e-10,
+        weight_decay=0.05,
+        grad_clip=0.0,
+        warmup_tokens=0,
+        schedule="wsd",
+        decay_share=0.7,
+        final_learning_rate=0.0,
     )
 
 
