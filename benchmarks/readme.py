@@ -2,7 +2,7 @@
 
     python benchmarks/readme.py
 
-`make demo` runs as it stands: it must end within eight minutes after the installation, in under 4 GB, with fewer bits per byte than
+`make demo` runs as it stands: it must end within eight minutes after the installation, in under 4 GB, at least 15 % below what
 `xz -9` needs for the same validation text. The block for one's own text runs in a new folder, on this project's documentation and
 with a shorter training.
 """
@@ -64,7 +64,7 @@ def run_demo() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     bars = [
         bar("seconds from the end of the installation to the report", seconds, "<= 480"),
         bar("peak memory in GB", memory / 1e9, "< 4"),
-        bar("bits per byte as a share of xz -9", end["bits_per_byte"] / end["compressors"]["xz -9"], "< 1"),
+        bar("bits per byte as a share of xz -9", end["bits_per_byte"] / end["compressors"]["xz -9"], "<= 0.85"),
     ]
     return bars, row
 

@@ -47,7 +47,7 @@ KEYS = {
 
 SAID = "building, dividing and training a step without devices; this may take a minute\n"
 TINY = ("model.vocab_size=300", "model.context_length=16", "model.n_layer=2", "model.n_head=2", "model.d_model=32")
-FIVE = ("demo", "--gpus", "5xl4", "--dry-run", "train.batch_tokens=80", "machine.parallel=fsdp", *TINY)
+FIVE = ("demo-gpt2", "--gpus", "5xl4", "--dry-run", "train.batch_tokens=80", "machine.parallel=fsdp", *TINY)
 
 
 def told(capsys: Captured, *words: str, status: int = 0) -> str:
@@ -121,7 +121,7 @@ def test_without_devices_time_and_cost_are_unknown(capsys: Captured) -> None:
 
 def test_a_demo_is_seconds_and_megabytes(capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    out = told(capsys, "demo", "--gpus", "l4")
+    out = told(capsys, "demo-gpt2", "--gpus", "l4")
     assert "with 8,192 tokens, as data/demo is not prepared yet" in out
     rows = table(out)
     assert "84.6 MB weights" in rows["memory"]
