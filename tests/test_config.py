@@ -418,7 +418,7 @@ def test_problems_of_parts_that_are_wrong_themselves_are_not_told_twice() -> Non
 
 
 def test_a_wrong_recipe_or_size_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"^gpt2.124: no such recipe; did you mean gpt2.124m\? There are demo, gpt2.124m, gpt2.355m"):
+    with pytest.raises(ConfigError, match=r"^gpt2.124: no such recipe; did you mean gpt2.124m\? There are demo, demo-gpt2, gpt2.124m"):
         recipe_settings("gpt2.124")
     with pytest.raises(ConfigError, match=r"^zzzz: no such recipe; there are demo"):
         recipe_settings("zzzz")
