@@ -193,7 +193,9 @@ CASES = [
     Wrong("nothing where a value is needed", ["plan", "demo", "train.seed=none"], [["train.seed: wanted an integer, came 'none'"]]),
     Wrong("a decay of no length", ["plan", "demo", "train.decay_tokens=0"], [["train.decay_tokens: wanted at least 1 or none, came 0"]]),
     Wrong("infinity", ["plan", "demo", "train.learning_rate=inf"], [["train.learning_rate: wanted a number, came 'inf'"]]),
-    Wrong("width and heads", ["plan", "demo-gpt2", "model.d_model=257"], [["model.d_model: wanted a multiple of n_head = 4", "256 and 260"]]),
+    Wrong(
+        "width and heads", ["plan", "demo-gpt2", "model.d_model=257"], [["model.d_model: wanted a multiple of n_head = 4", "256 and 260"]]
+    ),
     Wrong(
         "shared heads", ["plan", "gpt2.124m", "model.n_kv_head=5"], [["model.n_kv_head: wanted none or a divisor of n_head = 12, came 5"]]
     ),
