@@ -79,7 +79,22 @@ def run_own_text(block: str) -> None:
         for line in block.strip().splitlines():
             command = line + (" " + " ".join(SHORTER) if line.startswith("daybreak train") else "")
             print(f"$ {command}", flush=True)
-            subprocess.run(["bash", "-c", command], cwd=folder, check=True, env=environment)
+            if line.startswith("daybreak serve"):
+                serve_and_stop(command, Path(folder), environment)
+            else:
+                subprocess.run(["bash", "-c", command], cwd=folder, check=True, env=environment)
+
+
+def serve_and_stop(command: str, folder: Path, environment: dict[str, str]) -> None:
+    """A server runs until it is told to stop: it must say where it is, and end well."""
+    server = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    said = next((line for line in server.stderr if "http://" in line), "")
+    print(said, end="", flush=True)
+    server.terminate()
+    server.communicate(timeout=60)
+    assert said, f"wanted {command} to say where it serves"
+    assert server.returncode == 0, f"wanted {command} to end with 0, came {server.returncode}"
 
 
 if __name__ == "__main__":
