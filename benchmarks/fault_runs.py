@@ -75,7 +75,8 @@ def differences(out: Path, straight: Path) -> list[str]:
     ]
     last, wanted = checkpoint.found(out)[-1], checkpoint.found(straight)[-1]
     wrong += [f"{last.name}: {problem}" for problem in checkpoint.problems(last)]
-    wrong += _unlike(last, wanted, without={"manifest.json"}) + _unlike(out / "model", straight / "model")
+    wrong += _unlike(last, wanted, without={"manifest.json"})
+    wrong += _unlike(out / "model", straight / "model", without={"README.md"})  # the card tells the run's name, and how long it took
     wrong += [f"{name} is missing" for name in ("DONE",) if not (out / name).exists()]
     left = [path for path in out.rglob(".*") if path.is_file() or path.name.endswith(".tmp")]
     return wrong + [f"{path.relative_to(out)} is left" for path in left]
