@@ -5,13 +5,16 @@ torch's fused kernel is the run's default; this one is to be read, and to check 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from daybreak.training.optimizers.written_out import WrittenOut
 
 
-class Adam(torch.optim.Optimizer):
+class Adam(WrittenOut):
     """RMSprop with momentum, both corrected for their start at 0. Weight decay is part of the gradient, and so divided by its size, too:
     what AdamW mends.
 
@@ -29,19 +32,9 @@ class Adam(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, self.state[weight], group)
-        return loss
-
     @staticmethod
-    def _update(weight: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        assert weight.grad is not None
+    def update(weight: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """One step of one weight."""
         beta1, beta2 = group["betas"]
         if not state:
             state["step"] = torch.tensor(0.0)
@@ -49,7 +42,7 @@ class Adam(torch.optim.Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(weight)
         state["step"] += 1
         t, m, v = state["step"].item(), state["exp_avg"], state["exp_avg_sq"]
-        g = weight.grad.add(weight, alpha=group["weight_decay"])
+        g = g.add(weight, alpha=group["weight_decay"])
         m.mul_(beta1).add_(g, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         denominator = (v / (1 - beta2**t)).sqrt_().add_(group["eps"])

@@ -5,13 +5,16 @@ The run's default is torch's fused kernel, which does the same in one pass over 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from daybreak.training.optimizers.written_out import WrittenOut
 
 
-class AdamW(torch.optim.Optimizer):
+class AdamW(WrittenOut):
     """m and v are running averages of the gradient and of its square; the step is m / sqrt(v), corrected for their start at 0.
 
     m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
@@ -28,27 +31,16 @@ class AdamW(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, self.state[weight], group)
-        return loss
-
     @staticmethod
-    def _update(weight: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def update(weight: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """One step of one weight."""
         lr, (beta1, beta2) = group["lr"], group["betas"]
         if not state:
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = torch.zeros_like(weight)  # torch's names, so that the two optimizers can load each other's state
             state["exp_avg_sq"] = torch.zeros_like(weight)
         state["step"] += 1
-        t, m, v, g = state["step"].item(), state["exp_avg"], state["exp_avg_sq"], weight.grad
-        assert g is not None
-
+        t, m, v = state["step"].item(), state["exp_avg"], state["exp_avg_sq"]
         m.mul_(beta1).add_(g, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         weight.mul_(1 - lr * group["weight_decay"])

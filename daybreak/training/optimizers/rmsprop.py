@@ -5,13 +5,16 @@ torch's own is the run's default; this one is to be read, and to check it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from daybreak.training.optimizers.written_out import WrittenOut
 
 
-class RMSprop(torch.optim.Optimizer):
+class RMSprop(WrittenOut):
     """The gradient divided by the root of its running mean square, so that every weight moves at about the same pace.
 
     g = g + weight_decay w          v = alpha v + (1 - alpha) g²
@@ -21,23 +24,13 @@ class RMSprop(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, self.state[weight], group)
-        return loss
-
     @staticmethod
-    def _update(weight: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        assert weight.grad is not None
+    def update(weight: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """One step of one weight."""
         if not state:
             state["step"] = torch.tensor(0.0)  # which torch's counts, too, and does not need
             state["square_avg"] = torch.zeros_like(weight)
         state["step"] += 1
-        g, v = weight.grad.add(weight, alpha=group["weight_decay"]), state["square_avg"]
+        g, v = g.add(weight, alpha=group["weight_decay"]), state["square_avg"]
         v.mul_(group["alpha"]).addcmul_(g, g, value=1 - group["alpha"])
         weight.addcdiv_(g, v.sqrt().add_(group["eps"]), value=-group["lr"])

@@ -5,13 +5,16 @@ torch's fused kernel is the run's default; this one is to be read, and to check 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from daybreak.training.optimizers.written_out import WrittenOut
 
 
-class SGD(torch.optim.Optimizer):
+class SGD(WrittenOut):
     """m remembers the gradients, the latest most; the step goes along it, or with Nesterov to where it will point a step later.
 
     g = g + weight_decay w          m = mu m + g
@@ -25,21 +28,11 @@ class SGD(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, self.state[weight], group)
-        return loss
-
     @staticmethod
-    def _update(weight: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        assert weight.grad is not None
+    def update(weight: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """One step of one weight."""
         lr, mu = group["lr"], group["momentum"]
-        g = weight.grad.add(weight, alpha=group["weight_decay"])
+        g = g.add(weight, alpha=group["weight_decay"])
         if mu:
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(weight)
