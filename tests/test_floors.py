@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "daybreak"
 
 FLOORS = {
-    0: "ceiling compiling config machine world devices files metrics sinks",
+    0: "ceiling compiling config machine world devices files metrics student sinks",
     1: "data model",
     2: "training inference checkpoint settings",
     3: "evaluation report compression interpretability retrieval versioning labs",
