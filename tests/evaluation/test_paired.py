@@ -104,7 +104,7 @@ def test_sentences():
     assert (
         compare([0, 1, 0, 0], [1, 0, 0, 1])
         .sentence()
-        .startswith("the first is 25.00 points worse than the second (95 % interval -126.23 to")
+        .startswith("the first is 25.00 points worse than the second (95 % interval -127.35 to")
     )
     nats = compare(np.linspace(-9, -1, 40), np.linspace(-9, -1, 40) - np.tile([0.1, 0.3], 20), confidence=0.99).sentence()
     assert nats.startswith(
