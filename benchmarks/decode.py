@@ -66,7 +66,8 @@ def ours(gpt: GPT) -> Writer:
 
         chooser, cache = keyed(GREEDY, 0, len(prompt)), KVCache(CONFIG)
         tokens = torch.tensor([prompt])
-        return [int(t) for t in generate(last, tokens, max_tokens=count, context_length=1024, kv_cache=cache, chooser=chooser)]
+        how = {"context_length": 1024, "kv_cache": cache, "chooser": chooser, "mode": torch.inference_mode}
+        return [int(t) for t in generate(last, tokens, max_tokens=count, **how)]  # type: ignore[arg-type]
 
     return write
 
@@ -282,15 +283,16 @@ OPENING = """
 import sys, time
 started = time.perf_counter()
 import torch
-torch.set_num_threads(1)
 import daybreak
 from daybreak.loading import load
-if len(sys.argv) > 1:
+from daybreak.data.tokenizer import load_tokenizer
+if len(sys.argv) > 2:
     model = load(sys.argv[1], device="cpu", dtype=sys.argv[2])
     next(model.write("The sun", temperature=0, max_tokens=8))
 else:
     torch.ones(8, 8) @ torch.ones(8, 8)
-    import daybreak.inference.engine, safetensors.torch, tiktoken
+    import daybreak.inference.engine, safetensors.torch
+    tokenizer = load_tokenizer(sys.argv[1])
 took = time.perf_counter() - started
 import gc; gc.collect()
 pages = int(open("/proc/self/statm").read().split()[1])
@@ -300,8 +302,11 @@ print(json.dumps([took, pages * resource.getpagesize() / 1e6]))
 
 
 def opening(folder: Path, dtype: str | None) -> tuple[float, float]:
-    """Seconds by the clock to import, load and write the first words in a new process; its resident megabytes then."""
-    words = [str(folder), dtype] if dtype else []
+    """Seconds by the clock to import, load and write the first words in a new process; its resident megabytes then.
+
+    Without a dtype, of what runs it: Python, the libraries and the tokenizer.
+    """
+    words = [str(folder), dtype] if dtype else [str(folder)]
     told = subprocess.run([sys.executable, "-c", OPENING, *words], capture_output=True, text=True, check=True)
     took, resident = json.loads(told.stdout.splitlines()[-1])
     return took, resident

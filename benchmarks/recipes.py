@@ -4,9 +4,11 @@
 
 One loader, one validation text, one evaluation for all, at about 10M parameters beside the embeddings. For each text:
 
-1. Each recipe's learning rates are swept, the faithful one's at its full length, the others' at a third of it.
+1. Each recipe's learning rates are swept, the faithful one's at its full length, the others' at a third of it: doubled, or halved, for as
+   long as that helps.
 2. The faithful recipe runs at its best rate with several seeds; the mean of its final losses is the target.
 3. The others run at their best rate, each length with a schedule of its own, from the shortest on, until one's mean reaches the target.
+   Where the first seed is far from it, the others are not run.
 4. With --leave-out: `modern` at its length with one ingredient at a time as the faithful recipe has it.
 
 Every run is kept in DIR and not run again, so that the whole may be stopped and sent on. Tokens do not depend on what else the machine
@@ -33,9 +35,11 @@ from daybreak import files
 from daybreak.recipes import recipe_settings
 
 SHAPE = ("model.n_layer=6", "model.d_model=384", "model.context_length=256", "model.vocab_size=none")
-BATCH = 4096
-FACTORS = (0.5, 1.0, 2.0, 4.0)
-"""Learning rates to try, as multiples of what a recipe has at this width."""
+BATCH = 2048
+FAR = 0.05
+"""Nats above the target that no choice of seeds makes up for: they differ by a tenth of it."""
+JUDGED = 65_536
+"""Tokens of the validation text, from all over it, that the final loss is of."""
 LENGTHS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 1.0)
 """Lengths to try, as shares of the faithful recipe's."""
 
@@ -129,12 +133,14 @@ class Races:
         target, its_seconds = 0.0, 0.0
         for recipe in RECIPES:
             faithful = recipe == "gpt2"
-            sweep = {factor: self.run(recipe, 1.0 if faithful else 1 / 3, factor) for factor in FACTORS}
+            sweep = self.sweep(recipe, 1.0 if faithful else 1 / 3)
             factor = min(sweep, key=lambda factor: sweep[factor].val_loss)
-            rows += [self.row("sweep", recipe, 1.0 if faithful else 1 / 3, each, [ran]) for each, ran in sweep.items()]
+            rows += [self.row("sweep", recipe, each, [ran]) for each, ran in sweep.items()]
             for share in (1.0,) if faithful else LENGTHS:
-                ran = [self.run(recipe, share, factor, seed) for seed in range(seeds)]
-                row = self.row("seeds", recipe, share, factor, ran)
+                ran = [self.run(recipe, share, factor)]
+                if faithful or ran[0].val_loss <= target + FAR:
+                    ran += [self.run(recipe, share, factor, seed) for seed in range(1, seeds)]
+                row = self.row("seeds", recipe, factor, ran)
                 rows.append(row)
                 if faithful:
                     target, its_seconds = row["val_loss"], row["seconds"]
@@ -144,15 +150,25 @@ class Races:
                     break
         return rows
 
+    def sweep(self, recipe: str, share: float) -> dict[float, Ran]:
+        """What multiples of a recipe's learning rates come to: from its own on upwards, or else downwards, until it gets no better."""
+        ran = {factor: self.run(recipe, share, factor) for factor in (1.0, 2.0)}
+        step = 2.0 if ran[2.0].val_loss < ran[1.0].val_loss else 0.5
+        factor = max(ran) if step > 1 else min(ran)
+        while ran[factor].val_loss == min(each.val_loss for each in ran.values()):
+            factor *= step
+            ran[factor] = self.run(recipe, share, factor)
+        return dict(sorted(ran.items()))
+
     def leave_out(self, share: float, factor: float, seeds: int) -> list[dict[str, Any]]:
         """The modern recipe with one thing at a time as the faithful one has it."""
         rows = []
         for name, edits in ingredients():
             ran = [self.run("modern", share, factor, seed, name, edits) for seed in range(seeds)]
-            rows.append({**self.row("left out", "modern", share, factor, ran), "without": name})
+            rows.append({**self.row("left out", "modern", factor, ran), "without": name})
         return rows
 
-    def row(self, kind: str, recipe: str, share: float, factor: float, ran: Sequence[Ran]) -> dict[str, Any]:
+    def row(self, kind: str, recipe: str, factor: float, ran: Sequence[Ran]) -> dict[str, Any]:
         """What runs that differ in nothing but the seed came to."""
         losses = [each.val_loss for each in ran]
         return {
@@ -165,6 +181,7 @@ class Races:
             "deviation": round(statistics.stdev(losses), 4) if len(losses) > 1 else None,
             "bits_per_byte": round(statistics.mean(each.bits_per_byte for each in ran), 4),
             "seconds": round(statistics.median(each.seconds for each in ran), 1),
+            "runs": len(ran),
         }
 
     def run(self, recipe: str, share: float, factor: float, seed: int = 0, without: str = "", edits: Sequence[str] = ()) -> Ran:
@@ -176,7 +193,14 @@ class Races:
             base, own = RECIPES[recipe]
             settings = (*SHAPE, *own, *scaled_rates(base, own, factor), *edits)
             length = (f"train.train_tokens={tokens}", f"train.warmup_tokens={tokens // 50}", f"train.batch_tokens={BATCH}")
-            quiet = (f"eval.every_tokens={10**12}", f"sample.every_tokens={10**12}", "sample.max_tokens=1", "checkpoint.every_seconds=1e9")
+            judged = f"eval.final_tokens={JUDGED}"
+            quiet = (
+                judged,
+                f"eval.every_tokens={10**12}",
+                f"sample.every_tokens={10**12}",
+                "sample.max_tokens=1",
+                "checkpoint.every_seconds=1e9",
+            )
             started = time.time()
             daybreak(
                 "train", base, "--out", self.work / name, f"data.dir={self.work / 'data'}", *settings, *length, *quiet, f"train.seed={seed}"

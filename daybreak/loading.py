@@ -13,6 +13,7 @@ import errno
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ from daybreak.inference.dtypes import in_dtype
 from daybreak.inference.generate import generate, keyed
 from daybreak.inference.sampling import Sampling
 from daybreak.inference.stopping import StopStrings
-from daybreak.machine import choose_device
+from daybreak.machine import choose_device, give_back
 from daybreak.model import hf
 from daybreak.model.config import GPTConfig
 from daybreak.model.gpt import GPT
@@ -52,6 +53,8 @@ class Model:
         self.tokenizer = tokenizer
         self.reshapings = tuple(reshapings)
         """What it has been through, by name."""
+        self.mode: Callable[[], AbstractContextManager[object]] = torch.inference_mode
+        """How it writes without gradients; `torch.no_grad` while its weights are a training run's."""
 
     @property
     def config(self) -> GPTConfig:
@@ -105,6 +108,7 @@ class Model:
             context_length=self.config.context_length,
             kv_cache=KVCache(self.config, device=self.device, dtype=self.gpt.token_embedding.weight.dtype),
             chooser=keyed(sampling, secrets.randbits(62) if seed is None else seed, len(ids)),
+            mode=self.mode,
         )
         for token in tokens:
             if int(token) == self.tokenizer.eot:
@@ -130,7 +134,9 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str = "fp32", resha
     if gpt.head is not model.gpt.head and (rows := _rows_in_file(Path(folder), gpt)) is not None:
         # The head is packed; of the rows only those that are looked up need to be in memory.
         gpt.token_embedding = torch.nn.Embedding.from_pretrained(rows)  # type: ignore[no-untyped-call]
-    return Model(gpt, model.tokenizer, model.reshapings)
+    model = Model(gpt, model.tokenizer, model.reshapings)
+    give_back()  # what was there before it was packed
+    return model
 
 
 def _opened(folder: Path, device: str, reshapings: Mapping[str, Reshaping]) -> Model:

@@ -5,6 +5,7 @@ Nothing is guessed: a device that is not in the table of `devices.py` has no pea
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -105,6 +106,13 @@ def prepare_cpu(threads: int | None = None) -> None:
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, 2**31 - 1)
         mallopt(m_top_pad, 64 << 20)
+
+
+def give_back() -> None:
+    """Gives memory that is free again back to the system, where the C library would keep it for later: after what is done once."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

@@ -126,6 +126,7 @@ class _Story:
         self.running, self.data, self.tasks = running, data, tasks
         self.settings, self.out, self.world = running.settings, running.out, running.world
         self.model = Model(running.gpt, data.tokenizer)
+        self.model.mode = torch.no_grad  # shards gather weights for a sample that training will use
         log = sinks.sinks(self.out, config.to_dict(self.settings), **config.to_dict(self.settings.log)) if self.world.leads else []
         self.metrics = metrics.MetricsFile(self.out / "metrics.jsonl", log) if self.world.leads else None
         self.steps = steps_to_take(self.settings)

@@ -15,6 +15,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,8 @@ GROUP = 32
 """G in int4."""
 
 TINY = 1e-30
+_AT_ONCE = 256
+"""Rows that are rounded at once, so that what is between stays in the cache and out of the process's memory."""
 
 Linear = Callable[[Tensor], Tensor]
 """(..., K) fp32 -> (..., M) fp32."""
@@ -78,8 +81,12 @@ def fp16w_fbgemm(weight: Tensor, bias: Tensor | None) -> Linear:
 
 def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(M, K) -> int8 (M, K) and scales (M,): weight ~ int8 * scale."""
-    scale = weight.abs().amax(dim=1).clamp_min_(TINY) / 127
-    return (weight / scale[:, None]).round_().to(torch.int8), scale
+    q, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    for first in range(0, len(weight), _AT_ONCE):
+        some = slice(first, first + _AT_ONCE)
+        torch.div(weight[some].abs().amax(dim=1).clamp_min_(TINY), 127, out=scale[some])
+        q[some] = (weight[some] / scale[some, None]).round_()
+    return q, scale
 
 
 def _by_row(product: Linear, bias: Tensor | None) -> Linear:
@@ -210,17 +217,23 @@ def in_format(gpt: GPT, name: str, choose: Choice | None = None) -> GPT:
     occur are ever in memory. Without `choose` every layer is computed plainly. The given model is not changed.
     """
     choose = choose or (lambda name, outputs, inputs: FORMATS[name].plain)
-    changed = _changed(gpt, name, choose)
+    linears = [module for module in gpt.modules() if isinstance(module, nn.Linear)]
+    matrices: list[tuple[Tensor, Tensor | None]] = [(linear.weight, linear.bias) for linear in linears]
+    if gpt.head is None:
+        matrices.append((gpt.token_embedding.weight, None))
+    ways = [choose(name, *weight.shape) for weight, _ in matrices]  # trials want the machine for themselves
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # FBGEMM packs in one thread, a second for 60M weights of fp16w
+        packed = list(pool.map(QuantLinear, *zip(*matrices, strict=True), ways))
+    changed = _changed(gpt, dict(zip(linears, packed, strict=False)))
     assert isinstance(changed, GPT)
     if gpt.head is None:
-        rows = gpt.token_embedding.weight
-        changed.head = QuantLinear(rows, None, choose(name, *rows.shape))  # type: ignore[assignment]  # a layer is a layer
+        changed.head = packed[-1]  # type: ignore[assignment]  # a layer is a layer
     return changed
 
 
-def _changed(module: nn.Module, name: str, choose: Choice) -> nn.Module:
-    if isinstance(module, nn.Linear):
-        return QuantLinear(module.weight, module.bias, choose(name, module.out_features, module.in_features))
+def _changed(module: nn.Module, instead: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    if module in instead:
+        return instead[module]
     changed = copy.copy(module)
-    changed._modules = {path: None if part is None else _changed(part, name, choose) for path, part in module._modules.items()}
+    changed._modules = {path: None if part is None else _changed(part, instead) for path, part in module._modules.items()}
     return changed

@@ -8,6 +8,7 @@ B sequences, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -43,7 +44,6 @@ def keyed(sampling: Sampling, seed: int, prompt: int) -> Chooser:
     return chooser
 
 
-@torch.no_grad()  # not inference_mode: a model in shards gathers weights that training will use
 def generate(
     predictor: Predictor,
     tokens: Tensor,
@@ -54,11 +54,14 @@ def generate(
     kv_cache: KVCache | None = None,
     generator: torch.Generator | None = None,
     chooser: Chooser | None = None,
+    mode: Callable[[], AbstractContextManager[object]] = torch.no_grad,
 ) -> Iterator[Tensor]:
     """Yields the next token ids (B,), up to `max_tokens` times, after the prompt `tokens` (B, T), T >= 1.
 
     A `chooser` takes the place of `sampling` and `generator`. Without a cache every step reads the whole text again: slow, and the
-    reference. Where the text outgrows the context, the oldest half is forgotten. Raises ValueError for an empty prompt.
+    reference. Where the text outgrows the context, the oldest half is forgotten. `mode` is how it does without gradients:
+    `torch.inference_mode` is quicker, and not for a model in shards, which gathers weights that training will use. Raises ValueError for an
+    empty prompt.
     """
     if tokens.shape[1] == 0:
         raise ValueError("prompt: wanted at least one token, came none; begin with the end-of-text token")
@@ -66,15 +69,16 @@ def generate(
     chooser = chooser or (lambda logits, _: choose(logits, how, generator))
     read = 0  # how many of `tokens` the cache holds
     for _ in range(max_tokens):
-        if tokens.shape[1] > context_length:
-            tokens, read = tokens[:, -max(1, context_length // 2) :], 0
-        if kv_cache is None:
-            logits = predictor(tokens, None)
-        else:
-            if read == 0:
-                kv_cache.rewind()
-            logits = predictor(tokens[:, read:], kv_cache)
-            read = tokens.shape[1]
-        chosen = chooser(logits[:, -1], tokens)
-        yield chosen
-        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+        with mode():
+            if tokens.shape[1] > context_length:
+                tokens, read = tokens[:, -max(1, context_length // 2) :], 0
+            if kv_cache is None:
+                logits = predictor(tokens, None)
+            else:
+                if read == 0:
+                    kv_cache.rewind()
+                logits = predictor(tokens[:, read:], kv_cache)
+                read = tokens.shape[1]
+            chosen = chooser(logits[:, -1], tokens)
+            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+        yield chosen  # outside, as whoever takes it is none of ours

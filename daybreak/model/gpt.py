@@ -34,7 +34,7 @@ class Block(nn.Module):
         self.attention = Attention(config, kernel, layer)
         self.mlp_norm = NORMS[config.norm](config)
         self.mlp = MLPS[config.activation](config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x: Tensor, shared: Shared) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -50,12 +50,12 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, kernel: Kernel = automatic) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
+        self.token_embedding = _rows(config.padded_vocab_size, config.d_model)
         learned = config.position == "learned"
-        self.position_embedding = nn.Embedding(config.context_length, config.d_model) if learned else None
+        self.position_embedding = _rows(config.context_length, config.d_model) if learned else None
         self.rotary = None if learned else Rotary(config)
         self.embedding_norm = NORMS[config.norm](config) if config.embedding_norm else nn.Identity()
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, kernel, layer) for layer in range(config.n_layer))
         self.norm = NORMS[config.norm](config)
         self.head = None if config.tied_head else nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
@@ -99,6 +99,11 @@ class GPT(nn.Module):
         if self.config.context_length < T:
             raise ValueError(f"tokens: wanted at most context_length = {self.config.context_length} positions, came {T}")
         return torch.arange(T, device=tokens.device)
+
+
+def _rows(count: int, width: int) -> nn.Embedding:
+    """`nn.Embedding(count, width)` drawn evenly: for a normal distribution on the meta device torch imports its compiler."""
+    return nn.Embedding.from_pretrained(torch.empty(count, width).uniform_(), freeze=False)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def softcapped(logits: Tensor, cap: float) -> Tensor:
