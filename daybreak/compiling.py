@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import struct
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +16,34 @@ from daybreak import files
 
 def keep() -> None:
     """Lets inductor keep what it compiles in our cache, unless somebody has named another place; a later run finds it there."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.cache_folder() / "compiled"))
+    folder = files.cache_folder() / "compiled"
+    if os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder)) == str(folder):
+        _mend(folder)
+
+
+@functools.cache
+def _mend(folder: Path) -> None:
+    """Takes away what was left half written by a compiler that was killed or a machine that went down.
+
+    Inductor loads whatever lies there, so that every later run would fail on it. What another process is about to write stays.
+    """
+    for path in folder.glob("??/*"):
+        if path.is_file() and _is_torn(path):
+            with contextlib.suppress(files.Held), files.locked(folder / "locks" / f"{path.name.partition('.')[0]}.lock"):
+                path.unlink(missing_ok=True)
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file is empty, or a library (ELF) that ends before its table of sections, which is written last."""
+    size = path.stat().st_size
+    if size == 0 or path.suffix != ".so":
+        return size == 0
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head.startswith(b"\x7fELF\x02"):
+        table, entry, entries = struct.unpack_from("=Q10xHH", head.ljust(64, b"\0"), 40)
+        return bool(table == 0 or table + entry * entries > size)
+    return not head.strip(b"\0")
 
 
 class Stopwatch(contextlib.AbstractContextManager["Stopwatch"]):

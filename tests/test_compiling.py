@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,29 @@ def test_what_is_compiled_lies_in_our_cache_unless_somebody_named_another(monkey
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
     compiling.keep()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+
+
+def test_what_a_killed_compiler_left_half_written_is_taken_away(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("DAYBREAK_CACHE", str(tmp_path))
+    folder, library = tmp_path / "compiled", Path(torch._C.__file__).read_bytes()
+    contents = {"whole.main.so": library, "empty.main.so": b"", "short.main.so": library[: len(library) // 2], "head.main.so": library[:50]}
+    contents |= {"blank.main.so": bytes(5000), "other.main.so": b"another system's", "source.cpp": b"int main;", "nothing.cpp": b""}
+    contents |= {"written.main.so": b""}
+    for name, content in contents.items():
+        files.write_bytes(folder / "ab" / name, content)
+    files.write_bytes(folder / "locks" / "gone.lock", b"")
+    with files.locked(folder / "locks" / "written.lock"):  # somebody compiles it now
+        compiling.keep()
+    left = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert left == {"whole.main.so", "other.main.so", "source.cpp", "written.main.so", "gone.lock"}
+
+
+def test_the_cache_of_somebody_else_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    files.write_bytes(tmp_path / "ab" / "empty.so", b"")
+    compiling.keep()
+    assert (tmp_path / "ab" / "empty.so").is_file()
 
 
 def slow(graph, inputs):
