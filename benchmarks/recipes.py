@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,12 @@ JUDGED = 65_536
 """Tokens of the validation text, from all over it, that the final loss is of."""
 LENGTHS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 1.0)
 """Lengths to try, as shares of the faithful recipe's."""
+
+
+QUIET = (
+    *(f"eval.final_tokens={JUDGED}", f"eval.every_tokens={10**12}", f"sample.every_tokens={10**12}", "sample.max_tokens=1"),
+    "checkpoint.every_seconds=1e9",
+)
 
 
 class Text(NamedTuple):
@@ -188,37 +194,24 @@ class Races:
         """Trains once in a fresh process, or reads what came of it before."""
         tokens = max(BATCH, round(self.tokens * share / BATCH) * BATCH)
         name = f"{recipe}-{tokens}-x{factor:g}-s{seed}{'-without-' + without if without else ''}"
-        result = self.work / f"{name}.json"
-        if not result.is_file():
+        if not (self.work / name / "DONE").is_file():
             base, own = RECIPES[recipe]
-            settings = (*SHAPE, *own, *scaled_rates(base, own, factor), *edits)
+            settings = (*SHAPE, *own, *scaled_rates(base, own, factor), *edits, *QUIET)
             length = (f"train.train_tokens={tokens}", f"train.warmup_tokens={tokens // 50}", f"train.batch_tokens={BATCH}")
-            judged = f"eval.final_tokens={JUDGED}"
-            quiet = (
-                judged,
-                f"eval.every_tokens={10**12}",
-                f"sample.every_tokens={10**12}",
-                "sample.max_tokens=1",
-                "checkpoint.every_seconds=1e9",
-            )
-            started = time.time()
-            daybreak(
-                "train", base, "--out", self.work / name, f"data.dir={self.work / 'data'}", *settings, *length, *quiet, f"train.seed={seed}"
-            )
-            events = [json.loads(line) for line in (self.work / name / "metrics.jsonl").read_text().splitlines()]
-            end, steps = events[-1], [event["time"] for event in events if event["event"] == "step"]
-            files.write_json(
-                result,
-                {
-                    "val_loss": end["val_loss"],
-                    "bits_per_byte": end["bits_per_byte"],
-                    "seconds": round(steps[-1] - started, 2),
-                    "tokens": end["tokens"],
-                },
-            )
-        ran = Ran(**json.loads(result.read_text()))
+            place = (f"data.dir={self.work / 'data'}", f"train.seed={seed}")
+            daybreak("train", base, "--out", self.work / name, *place, *settings, *length)
+        ran = told(self.work / name)
         print(f"{self.name} {name}: {ran.val_loss:.4f} in {ran.seconds:.0f} s", flush=True)
         return ran
+
+
+def told(run: Path) -> Ran:
+    """What a finished run says of itself. Its time is the median step's for all of them, so that it may have been stopped in between."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    times = [event["time"] for event in events if event["event"] == "step"]
+    step = statistics.median(after - before for before, after in itertools.pairwise(times))
+    end = events[-1]
+    return Ran(end["val_loss"], end["bits_per_byte"], step * len(times), end["tokens"])
 
 
 def scaled_rates(base: str, edits: Sequence[str], factor: float) -> Iterator[str]:

@@ -28,6 +28,8 @@ from daybreak.training.objectives import Objective
 
 CHUNK = 1024
 """Tokens whose logits are in fp32 at once."""
+_ROWS = 8192
+"""Of the weight's gradient, computed at once."""
 _CACHED = 32
 """Of these on a CPU, where what stays in its cache is quickest: measured by benchmarks/loss.py."""
 
@@ -110,7 +112,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scaled = (low * upstream[:, None]).to(low.dtype)  # (N, C)
         if kept:
             by_hidden = (kept[0] @ matrix).to(of_hidden) * upstream[:, None]
-            by_weight = (kept[0].T @ scaled).to(of_weight)
+            by_weight = torch.empty_like(matrix, dtype=of_weight)
+            for columns in _chunks(len(matrix), _ROWS):  # where memory is fullest, so not all in 16 bits beside all of it in fp32
+                by_weight[columns] = kept[0][:, columns].T @ scaled
         else:
             by_hidden, by_weight = torch.empty_like(low), torch.zeros_like(matrix)
             for rows in _chunks(len(low), ctx.chunk):
