@@ -1,4 +1,4 @@
-"""What needs a GPU: the ladder of speed, every GPT-2 size beside nanoGPT, kernels checked and timed, a run stopped and resumed.
+"""What needs a GPU: the ladder of speed, every GPT-2 size beside nanoGPT, kernels checked and timed, decoding, a run stopped and resumed.
 
     bash benchmarks/gpu.sh [--peer nanogpt=DIR]
 
@@ -23,6 +23,7 @@ from typing import Any
 import flash
 import torch
 from attention import milliseconds
+from gpu_decode import decoding
 from gpu_train import Found, Training
 from record import bar, record
 
@@ -146,6 +147,7 @@ def parts(training: Training, peers: dict[str, str]) -> Iterator[tuple[str, floa
     yield "1558M", 60, lambda: training.size("1558m")
     if there:
         yield "nanoGPT at 1558M", 50, lambda: training.nanogpt("1558m", peers["nanogpt"])
+    yield "decoding", 60, decoding
     yield "stopped and resumed", 15, resume
     yield "FlashAttention by context", 40, flash.measure
     yield "copies and shards on one device", 25, training.layouts
