@@ -12,14 +12,13 @@ One loader, one validation text, one evaluation for all, at about 10M parameters
 4. With --leave-out: `modern` at its length with one ingredient at a time as the faithful recipe has it.
 
 Every run is kept in DIR and not run again, so that the whole may be stopped and sent on. Tokens do not depend on what else the machine
-does; for the times it has to be quiet.
+does. A run's seconds are its tokens at the speed of its recipe, for which all recipes take turns at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import os
 import statistics
@@ -31,13 +30,14 @@ from typing import Any, NamedTuple
 
 from record import bar, record
 
-from daybreak import files
+from daybreak import config, files, trial
 from daybreak.recipes import recipe_settings
 
 SHAPE = ("model.n_layer=6", "model.d_model=384", "model.context_length=256", "model.vocab_size=none")
 BATCH = 2048
 FAR = 0.05
 """Nats above the target that no choice of seeds makes up for: they differ by a tenth of it."""
+TURNS = 3
 JUDGED = 65_536
 """Tokens of the validation text, from all over it, that the final loss is of."""
 LENGTHS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 1.0)
@@ -62,7 +62,6 @@ class Ran(NamedTuple):
 
     val_loss: float
     bits_per_byte: float
-    seconds: float
     tokens: int
 
 
@@ -136,7 +135,7 @@ class Races:
     def compare(self, seeds: int) -> list[dict[str, Any]]:
         """Sweeps, the faithful recipe's target, and what the others need to reach it."""
         rows: list[dict[str, Any]] = []
-        target, its_seconds = 0.0, 0.0
+        target = 0.0
         for recipe in RECIPES:
             faithful = recipe == "gpt2"
             sweep = self.sweep(recipe, 1.0 if faithful else 1 / 3)
@@ -149,12 +148,27 @@ class Races:
                 row = self.row("seeds", recipe, factor, ran)
                 rows.append(row)
                 if faithful:
-                    target, its_seconds = row["val_loss"], row["seconds"]
+                    target = row["val_loss"]
                 elif row["val_loss"] <= target:
-                    needed = {"share_of_tokens": round(share, 4), "share_of_time": round(row["seconds"] / its_seconds, 4)}
-                    rows.append({**row, "kind": "needed", "target": target, **needed})
+                    rows.append({**row, "kind": "needed", "target": target, "share_of_tokens": round(share, 4)})
                     break
+        speeds = self.speeds()
+        for row in rows:
+            row["seconds"] = round(row["tokens"] / speeds[row["recipe"]], 1)
+            if row["kind"] == "needed":
+                row["share_of_time"] = round(row["share_of_tokens"] * speeds["gpt2"] / speeds[row["recipe"]], 4)
         return rows
+
+    def speeds(self) -> dict[str, float]:
+        """Tokens a second of each recipe, in turns."""
+        vocab_size = files.read_json(self.work / "data" / "manifest.json")["tokenizer"]["vocab_size"]
+        taken: dict[str, list[float]] = {recipe: [] for recipe in RECIPES}
+        for _ in range(TURNS):
+            for recipe, (base, own) in RECIPES.items():
+                edits = (*SHAPE, *own, f"model.vocab_size={vocab_size}", f"train.batch_tokens={BATCH}", "train.warmup_tokens=0")
+                taken[recipe].append(trial.measure_apart(config.edit(recipe_settings(base), edits)).tokens_per_second)
+        print(f"{self.name}: tokens a second {taken}", flush=True)
+        return {recipe: statistics.median(each) for recipe, each in taken.items()}
 
     def sweep(self, recipe: str, share: float) -> dict[float, Ran]:
         """What multiples of a recipe's learning rates come to: from its own on upwards, or else downwards, until it gets no better."""
@@ -186,7 +200,6 @@ class Races:
             "val_loss": round(statistics.mean(losses), 4),
             "deviation": round(statistics.stdev(losses), 4) if len(losses) > 1 else None,
             "bits_per_byte": round(statistics.mean(each.bits_per_byte for each in ran), 4),
-            "seconds": round(statistics.median(each.seconds for each in ran), 1),
             "runs": len(ran),
         }
 
@@ -201,17 +214,14 @@ class Races:
             place = (f"data.dir={self.work / 'data'}", f"train.seed={seed}")
             daybreak("train", base, "--out", self.work / name, *place, *settings, *length)
         ran = told(self.work / name)
-        print(f"{self.name} {name}: {ran.val_loss:.4f} in {ran.seconds:.0f} s", flush=True)
+        print(f"{self.name} {name}: {ran.val_loss:.4f}", flush=True)
         return ran
 
 
 def told(run: Path) -> Ran:
-    """What a finished run says of itself. Its time is the median step's for all of them, so that it may have been stopped in between."""
-    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    times = [event["time"] for event in events if event["event"] == "step"]
-    step = statistics.median(after - before for before, after in itertools.pairwise(times))
-    end = events[-1]
-    return Ran(end["val_loss"], end["bits_per_byte"], step * len(times), end["tokens"])
+    """What a finished run says of itself."""
+    end = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    return Ran(end["val_loss"], end["bits_per_byte"], end["tokens"])
 
 
 def scaled_rates(base: str, edits: Sequence[str], factor: float) -> Iterator[str]:
