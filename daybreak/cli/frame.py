@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from daybreak.cli import drawing
 from daybreak.cli.speak import harmless
+from daybreak.report.words import duration
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -193,11 +194,3 @@ def _count(tokens: int) -> str:
 
 def _rate(tokens_per_second: float) -> str:
     return f"{tokens_per_second / 1e6:.2f}M" if tokens_per_second >= 1e6 else f"{tokens_per_second:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units, short: 41 s, 2 min 5 s, 3 h 12 min, 2 d 4 h."""
-    whole = max(0, round(seconds))
-    parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
-    first = next((number for number, (amount, _) in enumerate(parts) if amount), 3)
-    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2] if amount) or "0 s"

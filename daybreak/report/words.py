@@ -41,12 +41,12 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time in its two largest units: 41 s, 12 min 5 s, 3 h 12 min, 2 d 4 h."""
+    """A length of time in its two largest units: 4.3 s, 41 s, 12 min 5 s, 3 h 12 min, 2 d 4 h."""
     if seconds is None:
         return ABSENT
     if 0 < seconds < 10:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
+    whole = max(0, round(seconds))
     days, hours, minutes, rest = whole // 86400, whole // 3600 % 24, whole // 60 % 60, whole % 60
     units = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
     first = next((i for i, (n, _) in enumerate(units) if n), 3)

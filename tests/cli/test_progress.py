@@ -17,7 +17,7 @@ from tiny import tiny_words
 
 from daybreak import config, metrics
 from daybreak.cli import beginning, main, progress
-from daybreak.cli.frame import duration, folded, frame
+from daybreak.cli.frame import folded, frame
 from daybreak.cli.live import Live
 from daybreak.cli.screen import Screen
 from daybreak.cli.seen import Seen
@@ -266,13 +266,6 @@ def test_folding_loses_no_word(text: str, room: int) -> None:
     lines = folded(text, room)
     assert all(cell_len(line) <= room for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"), [(0.2, "0 s"), (41, "41 s"), (125, "2 min 5 s"), (7200, "2 h"), (11_520, "3 h 12 min"), (10**6, "11 d 13 h")]
-)
-def test_times_are_told_in_two_units(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
 
 
 def test_the_live_view() -> None:

@@ -18,8 +18,8 @@ def test_counts() -> None:
 
 def test_sizes_durations_powers_moments() -> None:
     assert [words.size(x) for x in (12, 46_000_000, 1.18e10, None)] == ["12 bytes", "46.0 MB", "11.8 GB", words.ABSENT]
-    assert [words.duration(x) for x in (0, 4.26, 41, 725, 11_520, 187_000, 3600)] == [
-        "0 s", "4.3 s", "41 s", "12 min 5 s", "3 h 12 min", "2 d 3 h", "1 h",
+    assert [words.duration(x) for x in (-3, 0, 4.26, 41, 725, 11_520, 187_000, 3600)] == [
+        "0 s", "0 s", "4.3 s", "41 s", "12 min 5 s", "3 h 12 min", "2 d 3 h", "1 h",
     ]  # fmt: skip
     assert [words.power(x) for x in (2.15e18, 0, None)] == ["2.15 × 10¹⁸", words.ABSENT, words.ABSENT]
     assert words.moment(0) == "1970-01-01 00:00:00"
