@@ -38,6 +38,8 @@ WARM_UP = {"cpu": 1, "mps": 2, "cuda": 3}
 """Steps that are not timed: they compile, and find their memory."""
 FEWEST, MOST = 3, 50
 """Steps that are."""
+LONG = 20.0
+"""Seconds after which fewer will do: what else the machine does is lost in so long a step."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _timed(running: Running, batch_tokens: int, seconds: float) -> Trial:
             else:
                 waited, began = running.ahead.waited, now
             last = now
-            if len(taken) >= FEWEST and sum(taken) > seconds:
+            if sum(taken) > (seconds if len(taken) >= FEWEST else max(seconds, LONG)):
                 break
         late.rest()
     median = statistics.median(taken)

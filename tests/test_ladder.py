@@ -215,6 +215,11 @@ def test_a_trial_takes_real_steps():
     assert 0 <= came.data_share < 1
 
 
+def test_of_long_steps_fewer_will_do(monkeypatch):
+    monkeypatch.setattr(trial, "LONG", 0.0)
+    assert trial.measure(tiny_trial(), seconds=0.0).steps == 1
+
+
 @pytest.mark.parametrize("edit", ["train.optimizer=adamw-plain", "machine.loss_chunk=7", "machine.attention=plain", "train.micro_batch=4"])
 def test_a_trial_computes_what_the_settings_say_whatever_the_lever(edit):
     assert trial.measure(tiny_trial(edit), seconds=0.001).loss == pytest.approx(trial.measure(tiny_trial(), seconds=0.001).loss, rel=0.05)
