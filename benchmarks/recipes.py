@@ -1,6 +1,6 @@
 """How many tokens, and how much time, `gpt2`, `gpt2-tuned` and `modern` need to reach the loss at which the faithful recipe ends.
 
-    python benchmarks/recipes.py [--text docs|shakespeare|wikitext ...] [--work DIR] [--seeds 3] [--leave-out] [--texts-in DIR]
+    python benchmarks/recipes.py [--text docs|shakespeare|wikitext ...] [--work DIR] [--seeds 3] [--leave-out 3] [--texts-in DIR]
 
 One loader, one validation text, one evaluation for all, at about 10M parameters beside the embeddings. For each text:
 
@@ -38,6 +38,8 @@ BATCH = 2048
 FAR = 0.05
 """Nats above the target that no choice of seeds makes up for: they differ by a tenth of it."""
 TURNS = 3
+ADAMW = 5e-4
+"""The learning rate of AdamW that the sweeps find best at this width and batch."""
 JUDGED = 65_536
 """Tokens of the validation text, from all over it, that the final loss is of."""
 LENGTHS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 1.0)
@@ -101,7 +103,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="where the runs are kept")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="a share of each text's tokens, to try this out")
-    parser.add_argument("--leave-out", action="store_true", help="also leave out each ingredient of the modern recipe")
+    parser.add_argument("--leave-out", type=int, default=0, metavar="SEEDS", help="also leave out each ingredient, with so many seeds")
     options = parser.parse_args()
     known, bars, rows = texts(options.texts_in, options.work), [], []
     for name in options.text or ["docs"]:
@@ -119,7 +121,7 @@ def main() -> None:
                 bar(f"{name}: share of its time", best["modern"]["share_of_time"], "<= 0.4"),
             ]
             if options.leave_out:
-                rows += races.leave_out(best["modern"]["share_of_tokens"], best["modern"]["factor"], options.seeds)
+                rows += races.leave_out(best["modern"]["share_of_tokens"], best["modern"]["factor"], options.leave_out)
         record("recipes", bars, rows)
 
 
@@ -183,7 +185,7 @@ class Races:
     def leave_out(self, share: float, factor: float, seeds: int) -> list[dict[str, Any]]:
         """The modern recipe with one thing at a time as the faithful one has it."""
         rows = []
-        for name, edits in ingredients():
+        for name, edits in ingredients(factor):
             ran = [self.run("modern", share, factor, seed, name, edits) for seed in range(seeds)]
             rows.append({**self.row("left out", "modern", factor, ran), "without": name})
         return rows
@@ -235,15 +237,21 @@ def scaled_rates(base: str, edits: Sequence[str], factor: float) -> Iterator[str
                 yield f"train.{field.name}={float(rate) * factor:g}"
 
 
-def ingredients() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each setting of the model that the modern recipe has otherwise than the faithful one, with the edit that undoes it."""
+def ingredients(factor: float) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each setting of the model that the modern recipe has otherwise than the faithful one, with the edit that undoes it.
+
+    Without Muon the matrices get a learning rate that suits AdamW, and all else its own as before.
+    """
     modern, faithful = recipe_settings("modern.124m"), recipe_settings("gpt2.124m")
     for field in dataclasses.fields(modern.model):
         was, now = getattr(faithful.model, field.name), getattr(modern.model, field.name)
         if was != now and field.name != "n_head":
             yield field.name, (f"model.{field.name}={'none' if was is None else was}",)
     yield "head size 128", ("model.n_head=6",)
-    yield "Muon", ("train.optimizer=adamw",)
+    plan, scales = modern.train, ("embedding_scale", "head_scale", "vector_scale")
+    times = factor * plan.learning_rate / ADAMW
+    others = tuple(f"train.{name}={getattr(plan, name) * times:g}" for name in scales)
+    yield "Muon", ("train.optimizer=adamw", f"train.learning_rate={ADAMW}", *others)
     yield "schedule", ("train.schedule=cosine",)
 
 
