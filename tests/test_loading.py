@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 
 import pytest
@@ -302,6 +303,17 @@ def test_a_run_is_opened_in_a_number_format_and_writes(run_dir, dtype):
         far = float((model(tokens) - plain(tokens)).norm() / plain(tokens).norm())
     assert far < {"auto": 1e-3, "fp16w": 1e-3, "bf16": 0.05, "int8": 0.1, "int4": 0.5}[dtype]
     assert "".join(model.write("The sun", max_tokens=8, seed=3)) == "".join(model.write("The sun", max_tokens=8, seed=3))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_the_compiler_of_torch_is_not_imported_to_open_a_model_and_write(run_dir, dtype):
+    code = (
+        "import sys; from daybreak.loading import load; "
+        f"text = ''.join(load({str(run_dir)!r}, device='cpu', dtype={dtype!r}).write('e', max_tokens=3)); "
+        "print(sorted({'torch._dynamo', 'torch._inductor', 'sympy', 'triton'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_unknown_number_format_is_named(run_dir):
