@@ -482,7 +482,7 @@ def cost_part() -> tuple[list[Any], dict[str, Any]]:
     rates: dict[str, list[float]] = {"engine 8": [], "server 8": [], "engine 1 int8": [], "server 32 int8": []}
     with tempfile.TemporaryDirectory() as folder:
         loading.write_model(Path(folder) / "big", model.gpt, model.tokenizer)
-        plain, eight = host("big", model, "auto", Limits()).engine, host("big", model, "int8", Limits()).engine
+        plain, eight = (host("big", loading.decoding_in(model, dtype), Limits()).engine for dtype in ("auto", "int8"))
         servers = {dtype: Server(Path(folder) / "big", "--dtype", dtype) for dtype in ("auto", "int8")}
         try:
             for number in range(ROUNDS + 1):

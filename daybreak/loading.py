@@ -25,7 +25,7 @@ from torch import Tensor
 from daybreak import checkpoint, config, files
 from daybreak.data.tokenizer import Tokenizer, TokenizerProblem, load_tokenizer
 from daybreak.data.utf8 import Utf8Stream
-from daybreak.inference.dtypes import in_dtype
+from daybreak.inference.dtypes import chosen, in_dtype
 from daybreak.inference.generate import generate, keyed
 from daybreak.inference.sampling import Sampling
 from daybreak.inference.stopping import StopStrings
@@ -53,6 +53,8 @@ class Model:
         self.tokenizer = tokenizer
         self.reshapings = tuple(reshapings)
         """What it has been through, by name."""
+        self.dtype = "fp32"
+        """The number format it computes in, one of `inference.dtypes.DTYPES`."""
         self.mode: Callable[[], AbstractContextManager[object]] = torch.inference_mode
         """How it writes without gradients; `torch.no_grad` while its weights are a training run's."""
 
@@ -128,15 +130,25 @@ def load(folder: str | Path, *, device: str = "auto", dtype: str = "fp32", resha
     Raises FileProblem, or a ValueError of the part concerned, in one line.
     """
     model = _opened(Path(folder), device, reshapings)
-    if dtype == "fp32":
+    changed = decoding_in(model, dtype)
+    if changed is model:
         return model
-    gpt = in_dtype(model.gpt, dtype)
-    if gpt.head is not model.gpt.head and (rows := _rows_in_file(Path(folder), gpt)) is not None:
+    if changed.gpt.head is not model.gpt.head and (rows := _rows_in_file(Path(folder), changed.gpt)) is not None:
         # The head is packed; of the rows only those that are looked up need to be in memory.
-        gpt.token_embedding = torch.nn.Embedding.from_pretrained(rows)  # type: ignore[no-untyped-call]
-    model = Model(gpt, model.tokenizer, model.reshapings)
+        changed.gpt.token_embedding = torch.nn.Embedding.from_pretrained(rows)  # type: ignore[no-untyped-call]
+    del model
     give_back()  # what was there before it was packed
-    return model
+    return changed
+
+
+def decoding_in(model: Model, dtype: str) -> Model:
+    """A model in a number format, one of `inference.dtypes.DTYPES`. Raises ConfigError for one that is not for its device."""
+    dtype = chosen(model.gpt, dtype)
+    if dtype == model.dtype:
+        return model
+    changed = Model(in_dtype(model.gpt, dtype), model.tokenizer, model.reshapings)
+    changed.dtype = dtype
+    return changed
 
 
 def _opened(folder: Path, device: str, reshapings: Mapping[str, Reshaping]) -> Model:

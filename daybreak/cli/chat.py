@@ -45,7 +45,7 @@ def chat(
     settings: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     if wrong := [f"--{problem.replace('_', '-', 1)}" for problem in _problems({**settings, "min_p": 0.0})]:
         raise config.ConfigError(wrong)
-    talk = Dialogue(loading.load(folder, device=device), {**settings, "min_p": 0.0}, dtype)
+    talk = Dialogue(loading.load(folder, device=device, dtype=dtype), {**settings, "min_p": 0.0})
     person = sys.stdin.isatty()
     if person:
         speak.say(
@@ -66,14 +66,14 @@ def chat(
 class Dialogue:
     """What was said so far, and how the model goes on."""
 
-    def __init__(self, model: Model, settings: dict[str, Any], dtype: str = "fp32") -> None:
+    def __init__(self, model: Model, settings: dict[str, Any]) -> None:
         from daybreak.inference.requests import Limits
         from daybreak.serve.hosting import host
 
         self.turns: list[tuple[str, str]] = []
         self.settings = settings
         self._model = model
-        self._engine = host("chat", model, dtype, Limits(running=1, cache_tokens=1)).engine
+        self._engine = host("chat", model, Limits(running=1, cache_tokens=1)).engine
 
     def answer(self, line: str) -> None:
         """The model's turn, written as it comes; Ctrl-C ends it."""

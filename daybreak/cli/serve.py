@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from daybreak.serve.hosting import Hosted
 
 DTYPE = "How it computes: auto, fp32, bf16; on a CPU also fp16w, int8 and int4, which are quicker."
+_DRAFT = "A smaller model of the same tokenizer that guesses ahead for them; texts stay the same. The text itself is looked up without it."
 _CORS = "An origin such as https://example.org whose pages may ask, or * for all; repeat it for several. None by default."
 
 
@@ -24,6 +25,7 @@ def serve(
     port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
+    draft: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help=_DRAFT)] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="DAYBREAK_API_KEY", help="What clients must know; nothing lets in everybody.")
     ] = None,
@@ -46,7 +48,9 @@ def serve(
     try:
         names = _names(folders)
         limits = Limits(running=max_concurrent, waiting=max_waiting)
-        hosted = [host_model(name, loading.load(folder, device=device), dtype, limits) for name, folder in zip(names, folders, strict=True)]
+        smaller = None if draft is None else loading.load(draft, device=device, dtype=dtype)
+        models = [loading.load(folder, device=device, dtype=dtype) for folder in folders]
+        hosted = [host_model(name, model, limits, smaller) for name, model in zip(names, models, strict=True)]
         policy = Policy(api_key or None, tuple(cors or ()), int(max_body * 2**20), max_seconds)
         where = listening.url(socket)
         app = make_app(Hosts(hosted), policy, say=speak.say, ready=lambda: _ready(where, hosted, as_json, host, api_key))
@@ -59,7 +63,7 @@ def serve(
 
 
 def _ready(where: str, hosted: Sequence[Hosted], as_json: bool, host: str, api_key: str | None) -> None:
-    told = ", ".join(f"{one.name} ({one.dtype})" for one in hosted)
+    told = ", ".join(f"{one.name} ({one.model.dtype})" for one in hosted)
     open_to_all = "" if host in ("127.0.0.1", "localhost", "::1") or api_key else "; without --api-key it is open to the whole network"
     speak.say(f"serving {told} at {where} (the page) and {where}/v1 (OpenAI's interface){open_to_all}; Ctrl-C stops")
     if as_json:

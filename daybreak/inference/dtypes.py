@@ -13,18 +13,24 @@ DTYPES = ("auto", "fp32", *FORMATS)
 """auto is bf16 on a GPU and fp16w on a CPU that has it: the quickest that changes next to nothing."""
 
 
-def in_dtype(gpt: GPT, dtype: str) -> GPT:
-    """The model as it computes in a dtype, on the device where it is. Raises ConfigError for one that is unknown or not for the device."""
+def chosen(gpt: GPT, dtype: str) -> str:
+    """What a dtype means for a model on the device where it is. Raises ConfigError for one that is unknown or not for the device."""
     if dtype not in DTYPES:
         raise ConfigError([f"dtype: wanted one of {', '.join(DTYPES)}, came {dtype}{closest(dtype, DTYPES)}"])
     device = gpt.token_embedding.weight.device
     if dtype == "auto":
-        dtype = _automatic(gpt, device)
+        return _automatic(gpt, device)
+    if device.type != "cpu" and dtype not in ("fp32", "bf16"):
+        raise ConfigError([f"dtype: wanted fp32 or bf16 on {device.type}, came {dtype}, whose operations are for CPUs"])
+    return dtype
+
+
+def in_dtype(gpt: GPT, dtype: str) -> GPT:
+    """The model as it computes in a dtype. Raises ConfigError as `chosen` does."""
+    dtype = chosen(gpt, dtype)
     if dtype == "fp32":
         return gpt
-    if device.type != "cpu":
-        if dtype != "bf16":
-            raise ConfigError([f"dtype: wanted fp32 or bf16 on {device.type}, came {dtype}, whose operations are for CPUs"])
+    if gpt.token_embedding.weight.device.type != "cpu":
         return gpt.to(torch.bfloat16)
     try:
         return in_format(gpt, dtype, quickest)

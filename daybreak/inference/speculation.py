@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
+from torch import nn
 
 from daybreak.inference.generate import Predictor
 from daybreak.inference.randomness import uniforms
@@ -64,6 +65,8 @@ class _Draft:
         self._config = config
         self._request = request
         self._length = length
+        weight = next(predictor.parameters()) if isinstance(predictor, nn.Module) else torch.empty(0)
+        self._device, self._dtype = weight.device, weight.dtype
         self._cache: KVCache | None = None
         self._read: list[int] = []
 
@@ -72,7 +75,7 @@ class _Draft:
         most = min(most, self._length, self._config.context_length - len(tokens))
         if most < 1:
             return ()
-        self._cache = self._cache or KVCache(self._config)
+        self._cache = self._cache or KVCache(self._config, device=self._device, dtype=self._dtype)
         so_far, guessed, sampling = list(tokens), [], self._request.sampling
         same = 0
         while same < min(len(self._read), len(so_far) - 1) and self._read[same] == so_far[same]:
@@ -80,9 +83,9 @@ class _Draft:
         self._cache.rewind(same)
         self._read = so_far[:same]
         for _ in range(most):
-            logits = self._predictor(torch.tensor([so_far[len(self._read) :]]), self._cache)[:, -1].float()
+            logits = self._predictor(torch.tensor([so_far[len(self._read) :]], device=self._device), self._cache)[:, -1].float()
             self._read = list(so_far)
             likely = probabilities(add_bias(logits, sampling.logit_bias), sampling)
-            guessed.append(int(draw(likely, uniforms([self._request.seed], [len(so_far)]))))
+            guessed.append(int(draw(likely, uniforms([self._request.seed], [len(so_far)], self._device))))
             so_far.append(guessed[-1])
         return guessed

@@ -171,7 +171,7 @@ def _described(hosted: Hosted) -> dict[str, Any]:
         "max_model_len": hosted.context_length,
         "parameters": parameter_count(hosted.model.config),
         "vocab_size": hosted.model.tokenizer.vocab_size,
-        "dtype": hosted.dtype,
+        "dtype": hosted.model.dtype,
         "kind": "base model",
         "chat_template": chatting.DESCRIPTION,
     }

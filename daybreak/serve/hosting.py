@@ -11,11 +11,11 @@ from typing import final
 
 import torch
 
-from daybreak.config import closest
+from daybreak.config import ConfigError, closest
 from daybreak.data.tokenizer import END_OF_TEXT
-from daybreak.inference.dtypes import in_dtype
 from daybreak.inference.engine import Engine
 from daybreak.inference.requests import Busy, Emitted, Limits, Request, Ticket
+from daybreak.inference.speculation import PromptLookup, Speculator, draft_model
 from daybreak.loading import Model
 from daybreak.serve.courier import Courier
 from daybreak.serve.figures import Timings
@@ -26,11 +26,10 @@ from daybreak.serve.problems import Refused, shortened
 class Hosted:
     """A model that answers requests."""
 
-    def __init__(self, name: str, model: Model, engine: Engine, dtype: str = "fp32") -> None:
+    def __init__(self, name: str, model: Model, engine: Engine) -> None:
         self.name = name
         self.model = model
         self.engine = engine
-        self.dtype = dtype
         self.timings = Timings()
         self.created = int(time.time())
         self.fault: str | None = None
@@ -87,15 +86,18 @@ class Hosted:
         return found
 
 
-def host(name: str, model: Model, dtype: str, limits: Limits) -> Hosted:
-    """A model that decodes in a number format. Raises ConfigError for one that is unknown or not for the model's device."""
-    gpt = in_dtype(model.gpt, dtype)
-    on_cpu = model.device.type == "cpu"
-    if dtype == "auto":
-        dtype = "fp32" if gpt is model.gpt and gpt.token_embedding.weight.dtype == torch.float32 else "fp16w" if on_cpu else "bf16"
-    cache = torch.bfloat16 if dtype == "bf16" and not on_cpu else torch.float32
-    engine = Engine(gpt, model.tokenizer.token_bytes, eot=model.tokenizer.eot, limits=limits, dtype=cache)
-    return Hosted(name, Model(gpt, model.tokenizer, model.reshapings), engine, dtype)
+def host(name: str, model: Model, limits: Limits, draft: Model | None = None) -> Hosted:
+    """A model with its engine, for which a smaller model of the same tokenizer may draft. Raises ConfigError where it has another."""
+    speculator: Speculator = PromptLookup
+    if draft is not None:
+        if draft.tokenizer.fingerprint != model.tokenizer.fingerprint:
+            raise ConfigError(
+                [f"draft: wanted a model with the tokenizer of {name}, came one with another; its guesses would be other words"]
+            )
+        speculator = draft_model(draft.gpt, draft.config)
+    kept = model.gpt.token_embedding.weight.dtype  # on a CPU fp32 in every format
+    engine = Engine(model.gpt, model.tokenizer.token_bytes, eot=model.tokenizer.eot, limits=limits, speculator=speculator, dtype=kept)
+    return Hosted(name, model, engine)
 
 
 @final

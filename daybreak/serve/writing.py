@@ -152,7 +152,7 @@ def _head(kind: str, form: str, hosted: Hosted) -> dict[str, Any]:
         "object": form,
         "created": int(time.time()),
         "model": hosted.name,
-        "system_fingerprint": f"daybreak-{hosted.dtype}",
+        "system_fingerprint": f"daybreak-{hosted.model.dtype}",
     }
 
 

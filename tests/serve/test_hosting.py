@@ -5,17 +5,41 @@ from __future__ import annotations
 import pytest
 from serving import serving, tiny_model
 
+from daybreak.config import ConfigError
+from daybreak.data.tokenizer import train_chars
 from daybreak.inference.requests import Limits
+from daybreak.loading import decoding_in
 from daybreak.serve.hosting import host
 
 
 @pytest.mark.parametrize(("dtype", "told"), [("fp32", "fp32"), ("auto", None), ("int8", "int8")])
 def test_a_number_format(dtype: str, told: str | None) -> None:
     plain = tiny_model()
-    with serving(host("tiny", plain, dtype, Limits())) as client:
+    with serving(host("tiny", decoding_in(plain, dtype), Limits())) as client:
         found = client.get("/v1/models/tiny")["dtype"]
         assert found == told if told else found in ("fp16w", "fp32")
         assert client.complete("The sun", max_tokens=8)["usage"]["completion_tokens"] == 8
         embedding = client.post("/v1/embeddings", input="The sun")["data"][0]["embedding"]
-        exact = host("exact", plain, "fp32", Limits()).embed(plain.tokenizer.encode("The sun").tolist())
+        exact = host("exact", plain, Limits()).embed(plain.tokenizer.encode("The sun").tolist())
         assert sum(a * b for a, b in zip(embedding, exact, strict=True)) > 0.995
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_a_smaller_model_drafts_and_changes_no_text(dtype: str) -> None:
+    model = tiny_model()
+    asked = {"max_tokens": 30, "seed": 3, "temperature": 0.7, "ignore_eos": True}
+    with serving(host("tiny", model, Limits())) as client:
+        plainly = client.complete("The sun", **asked)["choices"]
+    for seed, right in ((0, True), (1, False)):
+        hosted = host("tiny", model, Limits(), draft=decoding_in(tiny_model(seed), dtype))
+        with serving(hosted) as client:
+            assert client.complete("The sun", **asked)["choices"] == plainly
+        stats = hosted.engine.stats
+        assert stats.drafted_tokens > 0
+        assert (stats.accepted_tokens > 0.7 * stats.drafted_tokens) is right
+
+
+def test_a_draft_with_another_tokenizer_is_refused() -> None:
+    other = tiny_model(tokenizer=train_chars(["The sun"]))
+    with pytest.raises(ConfigError, match=r"^draft: wanted a model with the tokenizer of tiny, came one with another"):
+        host("tiny", tiny_model(), Limits(), draft=other)
