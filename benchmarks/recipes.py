@@ -145,7 +145,7 @@ class Races:
             rows += [self.row("sweep", recipe, each, [ran]) for each, ran in sweep.items()]
             for share in (1.0,) if faithful else LENGTHS:
                 ran = [self.run(recipe, share, factor)]
-                if faithful or ran[0].val_loss <= target + FAR:
+                if faithful or (share < 1 and ran[0].val_loss <= target + FAR):
                     ran += [self.run(recipe, share, factor, seed) for seed in range(1, seeds)]
                 row = self.row("seeds", recipe, factor, ran)
                 rows.append(row)
