@@ -90,7 +90,7 @@ def texts(folder: Path, work: Path) -> dict[str, Callable[[], Text]]:
 # The faithful and the tuned recipe have 64 channels a head, as GPT-2; the modern one has 128.
 RECIPES = {
     "gpt2": ("gpt2.124m", ("model.n_head=6", "train.learning_rate=1e-3")),
-    "gpt2-tuned": ("gpt2.124m-tuned", ("model.n_head=6", "train.learning_rate=2e-3")),
+    "gpt2-tuned": ("gpt2.124m-tuned", ("model.n_head=6", "train.learning_rate=1e-3")),
     "modern": ("modern.124m", ("model.n_head=3",)),
 }
 
