@@ -42,7 +42,7 @@ ADAMW = 5e-4
 """The learning rate of AdamW that the sweeps find best at this width and batch."""
 JUDGED = 65_536
 """Tokens of the validation text, from all over it, that the final loss is of."""
-LENGTHS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 1.0)
+LENGTHS = (1 / 6, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1.0)
 """Lengths to try, as shares of the faithful recipe's."""
 
 
