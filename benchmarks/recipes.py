@@ -90,8 +90,8 @@ def texts(folder: Path, work: Path) -> dict[str, Callable[[], Text]]:
 # The faithful and the tuned recipe have 64 channels a head, as GPT-2; the modern one has 128.
 RECIPES = {
     "gpt2": ("gpt2.124m", ("model.n_head=6", "train.learning_rate=1e-3")),
-    "gpt2-tuned": ("gpt2.124m-tuned", ("model.n_head=6", "train.learning_rate=1e-3")),
     "modern": ("modern.124m", ("model.n_head=3",)),
+    "gpt2-tuned": ("gpt2.124m-tuned", ("model.n_head=6", "train.learning_rate=1e-3")),
 }
 
 
@@ -245,7 +245,7 @@ def ingredients(factor: float) -> Iterator[tuple[str, tuple[str, ...]]]:
     modern, faithful = recipe_settings("modern.124m"), recipe_settings("gpt2.124m")
     for field in dataclasses.fields(modern.model):
         was, now = getattr(faithful.model, field.name), getattr(modern.model, field.name)
-        if was != now and field.name != "n_head":
+        if was != now and field.name not in ("n_head", "tied_head"):  # a tied one cannot learn at two rates, and needs others altogether
             yield field.name, (f"model.{field.name}={'none' if was is None else was}",)
     yield "head size 128", ("model.n_head=6",)
     plan, scales = modern.train, ("embedding_scale", "head_scale", "vector_scale")
