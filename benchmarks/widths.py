@@ -20,7 +20,7 @@ from daybreak import files
 
 RECIPE, BATCH, HEAD = "modern.124m", 2048, 32
 SHAPE = ("model.n_layer=4", "model.context_length=128", "model.vocab_size=none")
-FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 QUIET = (
     *("eval.final_tokens=65536", f"eval.every_tokens={10**12}", f"sample.every_tokens={10**12}", "sample.max_tokens=1"),
     "checkpoint.every_seconds=1e9",
