@@ -99,6 +99,7 @@ def main() -> None:
     """Runs what is missing and records all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", action="append", help="docs, shakespeare or wikitext; docs alone by default")
+    parser.add_argument("--recipe", action="append", choices=list(RECIPES)[1:], help="beside the faithful one; both by default")
     parser.add_argument("--texts-in", type=Path, default=Path("data"), help="the folder with tinyshakespeare/ and wikitext-2/")
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="where the runs are kept")
     parser.add_argument("--seeds", type=int, default=3)
@@ -108,7 +109,7 @@ def main() -> None:
     known, bars, rows = texts(options.texts_in, options.work), [], []
     for name in options.text or ["docs"]:
         races = Races(name, known[name](), options.work / name, options.scale)
-        found = races.compare(options.seeds)
+        found = races.compare(options.seeds, ["gpt2", *(options.recipe or list(RECIPES)[1:])])
         rows += found
         best = {row["recipe"]: row for row in found if row["kind"] == "needed"}
         if "modern" in best:
@@ -134,11 +135,11 @@ class Races:
         if not (work / "data" / "manifest.json").is_file():
             daybreak("data", "prepare", *text.prepare, "--out", work / "data")
 
-    def compare(self, seeds: int) -> list[dict[str, Any]]:
+    def compare(self, seeds: int, recipes: Sequence[str]) -> list[dict[str, Any]]:
         """Sweeps, the faithful recipe's target, and what the others need to reach it."""
         rows: list[dict[str, Any]] = []
         target = 0.0
-        for recipe in RECIPES:
+        for recipe in recipes:
             faithful = recipe == "gpt2"
             sweep = self.sweep(recipe, 1.0 if faithful else 1 / 3)
             factor = min(sweep, key=lambda factor: sweep[factor].val_loss)
@@ -154,19 +155,20 @@ class Races:
                 elif row["val_loss"] <= target:
                     rows.append({**row, "kind": "needed", "target": target, "share_of_tokens": round(share, 4)})
                     break
-        speeds = self.speeds()
+        speeds = self.speeds(recipes)
         for row in rows:
             row["seconds"] = round(row["tokens"] / speeds[row["recipe"]], 1)
             if row["kind"] == "needed":
                 row["share_of_time"] = round(row["share_of_tokens"] * speeds["gpt2"] / speeds[row["recipe"]], 4)
         return rows
 
-    def speeds(self) -> dict[str, float]:
+    def speeds(self, recipes: Sequence[str]) -> dict[str, float]:
         """Tokens a second of each recipe, in turns."""
         vocab_size = files.read_json(self.work / "data" / "manifest.json")["tokenizer"]["vocab_size"]
-        taken: dict[str, list[float]] = {recipe: [] for recipe in RECIPES}
+        taken: dict[str, list[float]] = {recipe: [] for recipe in recipes}
         for _ in range(TURNS):
-            for recipe, (base, own) in RECIPES.items():
+            for recipe in recipes:
+                base, own = RECIPES[recipe]
                 edits = (*SHAPE, *own, f"model.vocab_size={vocab_size}", f"train.batch_tokens={BATCH}", "train.warmup_tokens=0")
                 taken[recipe].append(trial.measure_apart(config.edit(recipe_settings(base), edits)).tokens_per_second)
         print(f"{self.name}: tokens a second {taken}", flush=True)
