@@ -300,7 +300,10 @@ def slow_part(count: int) -> tuple[list[Any], dict[str, Any]]:
         latencies = []
         for _ in range(20):
             begun = time.monotonic()
-            assert server.complete(prompt="The sun", max_tokens=1)["choices"]
+            while (answer := server.complete(prompt="The sun", max_tokens=1)) == 429:  # told to come again, as is right where all wait
+                time.sleep(0.2)
+            if not isinstance(answer, dict):
+                raise SystemExit(f"beside slow clients a request was answered with {answer}")
             latencies.append(time.monotonic() - begun)
         free = server.idle()
         senders = [one for number, one in enumerate(raw) if number % 3 < 2]  # the third kind is done once it has been written
