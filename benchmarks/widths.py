@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from recipes import daybreak, scaled_rates, told
+from recipes import QUIET, daybreak, scaled_rates, told
 from record import RESULTS, bar, record
 
 from daybreak import files
@@ -21,10 +21,6 @@ from daybreak import files
 RECIPE, BATCH, HEAD = "modern.124m", 2048, 32
 SHAPE = ("model.n_layer=4", "model.context_length=128", "model.vocab_size=none")
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-QUIET = (
-    *("eval.final_tokens=65536", f"eval.every_tokens={10**12}", f"sample.every_tokens={10**12}", "sample.max_tokens=1"),
-    "checkpoint.every_seconds=1e9",
-)
 WAYS = {"carried": (), "not carried": ("model.width_base=none",)}
 """Without it all widths have what the preset has at 768."""
 
