@@ -28,9 +28,11 @@ def _mend(folder: Path) -> None:
     Inductor loads whatever lies there, so that every later run would fail on it. What another process is about to write stays.
     """
     for path in folder.glob("??/*"):
-        if path.is_file() and _is_torn(path):
-            with contextlib.suppress(files.Held), files.locked(folder / "locks" / f"{path.name.partition('.')[0]}.lock"):
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(files.Held, OSError):  # another process mends it, too, or it is not ours to mend
+            if path.is_file() and _is_torn(path):
+                with files.locked(folder / "locks" / f"{path.name.partition('.')[0]}.lock"):
+                    if _is_torn(path):  # still, and nobody writes it
+                        path.unlink()
 
 
 def _is_torn(path: Path) -> bool:

@@ -36,6 +36,29 @@ def test_what_a_killed_compiler_left_half_written_is_taken_away(monkeypatch, tmp
     assert left == {"whole.main.so", "other.main.so", "source.cpp", "written.main.so", "gone.lock"}
 
 
+def test_a_file_that_another_process_takes_away_meanwhile_is_no_problem(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("DAYBREAK_CACHE", str(tmp_path))
+    gone, written = (tmp_path / "compiled" / "ab" / name for name in ("gone.so", "written.so"))
+    looks = []
+
+    def is_torn(path):
+        """As it looks at first; before the second look another process has mended both."""
+        looks.append(path)
+        if looks.count(path) == 1:
+            return True
+        if path == gone:
+            gone.unlink()
+        return bool(path.stat().st_size == 0)
+
+    for path in (gone, written):
+        files.write_bytes(path, b"by now a library")
+    monkeypatch.setattr(compiling, "_is_torn", is_torn)
+    compiling.keep()
+    assert looks.count(gone) == looks.count(written) == 2
+    assert written.is_file()
+
+
 def test_the_cache_of_somebody_else_is_left_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     files.write_bytes(tmp_path / "ab" / "empty.so", b"")
