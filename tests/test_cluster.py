@@ -16,7 +16,7 @@ echo "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR $MASTER_PORT 
 printf '[%s]' "$@"; echo
 """
 SCONTROL = """#!/bin/bash
-[[ "$*" == "show hostnames n[7-8]" ]] && printf 'n7\\nn8\\n'
+[[ "$*" == "show hostnames n[7-8]" ]] && for number in {7..8}; do echo n$number; sleep 0.1; done
 """
 
 

@@ -281,10 +281,11 @@ LOST = (
 
 
 def dies(kind, step, rank, number=signal.SIGKILL):
-    """Has one rank be killed, or stopped where it stands, at an event."""
+    """Has one rank be killed, or stopped where it stands, at an event of that step, or at the first after it: a step that comes
+    while the one before is still being saved gets no checkpoint of its own."""
 
     def do(here, event):
-        if (here, event["event"], event["step"]) == (rank, kind, step):
+        if (here, event["event"]) == (rank, kind) and event["step"] >= step:
             os.kill(os.getpid(), number)
 
     return do
