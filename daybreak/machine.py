@@ -97,22 +97,35 @@ def prepare_cpu(threads: int | None = None) -> None:
     """
     if threads is not None and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    if sys.platform == "linux":
-        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # from malloc.h
-        try:
-            mallopt = ctypes.CDLL(None).mallopt
-        except (OSError, AttributeError):  # another C library
-            return
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_top_pad, 64 << 20)
+    _ask_libc("mallopt", _M_MMAP_MAX, 0)
+    _ask_libc("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1)
+    _ask_libc("mallopt", _M_TOP_PAD, 64 << 20)
+
+
+def prepare_serving() -> None:
+    """Settles memory for models that answer in threads of their own. To be called before there are any.
+
+    glibc gives each thread a heap that hands what is freed back to the system, which clears every page again: at 32 texts at once a
+    124M model in a thread wrote 0.6 times as fast as in the main one, and drawing their tokens took 4 times as long as need be. So all
+    share one heap, and it keeps what it has up to 256 MB; weights (blocks from 32 MB on) are still given back.
+    """
+    _ask_libc("mallopt", _M_ARENA_MAX, 1)
+    _ask_libc("mallopt", _M_TRIM_THRESHOLD, 256 << 20)
+    _ask_libc("mallopt", _M_MMAP_THRESHOLD, 32 << 20)
 
 
 def give_back() -> None:
     """Gives memory that is free again back to the system, where the C library would keep it for later: after what is done once."""
+    _ask_libc("malloc_trim", 0)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -3, -4, -8  # from malloc.h
+
+
+def _ask_libc(function: str, *values: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
+            getattr(ctypes.CDLL(None), function)(*values)
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

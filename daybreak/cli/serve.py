@@ -37,13 +37,14 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Print the address and the models as one JSON object, once they answer.")] = False,
 ) -> None:
     """Serve models as OpenAI's server does, with a page to play with them."""
-    from daybreak import loading
+    from daybreak import loading, machine
     from daybreak.inference.requests import Limits
     from daybreak.serve import listening
     from daybreak.serve.app import Policy, make_app
     from daybreak.serve.hosting import Hosts
     from daybreak.serve.hosting import host as host_model
 
+    machine.prepare_serving()
     socket = listening.listen(host, port)  # before the models, which take long
     try:
         names = _names(folders)

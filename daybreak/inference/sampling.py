@@ -13,6 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+_SORTED_FIRST = 128
+"""How many of the likeliest tokens are sorted first, to see whether they have the probability that is to be kept."""
+_BLOCK = 256
+"""How many tokens are summed at once to find where a draw falls."""
 
 
 class PredictionFailed(RuntimeError):
@@ -127,17 +133,22 @@ def keep_typical(logits: Tensor, p: float) -> Tensor:
 def _keep_first(logits: Tensor, order: Tensor, p: float) -> Tensor:
     """Keeps, in ascending `order` (B, V), the first tokens whose probability reaches p.
 
-    Sorting a whole vocabulary takes longer than a small model's forward pass, so a few are sorted first: mostly they suffice.
+    Sorting a whole vocabulary takes longer than a small model's forward pass, so a few are sorted first, and more only for the rows that
+    need them; so what is kept of a row does not depend on the others either, not even where tokens are equally likely.
     """
     probabilities = logits.softmax(dim=-1)
-    for k in (min(128, logits.shape[-1]), logits.shape[-1]):
-        first = order.topk(k, dim=-1, largest=False).indices
-        held = probabilities.gather(-1, first)
-        before = held.cumsum(dim=-1) - held
-        if k == logits.shape[-1] or bool((before[..., -1] >= p).all()):
-            break
     kept = torch.full_like(logits, -math.inf)
-    return kept.scatter(-1, first, logits.gather(-1, first).masked_fill(before >= p, -math.inf))
+    rows, k = torch.arange(len(logits), device=logits.device), _SORTED_FIRST
+    while len(rows):
+        k = min(k, logits.shape[-1])
+        first = order[rows].topk(k, dim=-1, largest=False).indices
+        held = probabilities[rows].gather(-1, first)
+        before = held.cumsum(dim=-1) - held
+        enough = (before[:, -1] >= p) | (k == logits.shape[-1])
+        values = logits[rows].gather(-1, first).masked_fill(before >= p, -math.inf)
+        kept[rows[enough, None], first[enough]] = values[enough]
+        rows, k = rows[~enough], 8 * k
+    return kept
 
 
 def truncate(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -171,11 +182,27 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """(B, V) probabilities and (B,) numbers in [0, 1) -> (B,) tokens, by the inverse of the cumulative distribution."""
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    target = torch.minimum(uniforms.to(total)[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    """(B, V) probabilities and (B,) numbers in [0, 1) -> (B,) tokens, by the inverse of the cumulative distribution.
+
+    The vocabulary is summed in blocks, and only the block that is met is gone through: the running sum in fp64 of 32 whole vocabularies
+    of 50,257 takes 11 ms, a fifth of a small model's step.
+    """
+    blocks = functional.pad(probabilities, (0, -probabilities.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))  # (B, V / 256, 256)
+    edges = functional.pad(blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1), (1, 0))
+    block, target = _met(edges, uniforms.to(edges)[:, None] * edges[:, -1:])
+    within = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0]
+    token, _ = _met(functional.pad(within.cumsum(dim=-1, dtype=torch.float64), (1, 0)), target - edges.gather(-1, block))
+    return (block * _BLOCK + token).squeeze(-1)
+
+
+def _met(edges: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N + 1) ascending from 0 and (B, 1) -> (B, 1) the interval that each target lies in, and the target.
+
+    It is never an empty interval: a target that rounding has taken to the last edge is taken back.
+    """
+    last = edges[:, -1:]
+    target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
+    return torch.searchsorted(edges, target, right=True) - 1, target
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:

@@ -213,6 +213,16 @@ def test_sorting_a_few_first_keeps_the_same(seed, p, scale):
     assert differ.max() <= 1  # the last may fall either way by rounding
 
 
+def test_what_is_kept_of_a_row_does_not_depend_on_the_others():
+    """Also where many tokens are equally likely, and another row has to sort more."""
+    even, wide = torch.zeros(1, 3000), torch.randn(1, 3000, generator=torch.Generator().manual_seed(0)) * 0.1
+    peaked = torch.zeros(1, 3000).index_fill(1, torch.arange(100), 9.0)
+    together = keep_top_p(torch.cat([even, wide, peaked]), 0.3)
+    for index, alone in enumerate((even, wide, peaked)):
+        assert torch.equal(together[index : index + 1], keep_top_p(alone, 0.3))
+    assert torch.isfinite(together).sum(-1).tolist()[::2] == pytest.approx([900, 31], abs=1)
+
+
 def test_the_order_is_the_field_s():
     """Temperature comes before min-p: 0.2 is half as likely as 0.4, and a quarter at temperature 0.5."""
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
@@ -228,6 +238,23 @@ def test_drawing_inverts_the_distribution():
     given_ = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]).expand(6, 5)
     numbers = torch.tensor([0.0, 0.2499999, 0.25, 0.5, 0.999, 1 - 2**-53], dtype=torch.float64)
     assert draw(given_, numbers).tolist() == [1, 1, 3, 3, 3, 3]
+
+
+@given(
+    seed=st.integers(0, 99),
+    size=st.sampled_from([1, 255, 256, 257, 1000]),
+    share=st.sampled_from([0.002, 0.5, 1.0]),
+    number=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53])),
+)
+def test_drawing_by_blocks_is_drawing_from_the_running_sum(seed, size, share, number):
+    generator = torch.Generator().manual_seed(seed)
+    likely = torch.rand(1, size, generator=generator) * (torch.rand(1, size, generator=generator) < share)
+    likely[0, seed % size] += 1e-3  # so that there is something to draw
+    token = int(draw(likely, torch.tensor([number], dtype=torch.float64)))
+    assert likely[0, token] > 0
+    edges = likely.double().cumsum(-1)[0]
+    target = number * float(edges[-1])
+    assert float(edges[token]) - float(likely[0, token].double()) - 1e-9 <= target <= float(edges[token]) + 1e-9
 
 
 def test_numbers_depend_on_seed_and_position_alone():
