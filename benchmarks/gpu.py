@@ -24,6 +24,7 @@ import flash
 import torch
 from attention import milliseconds
 from gpu_decode import decoding
+from gpu_recipes import compare
 from gpu_train import Found, Training
 from record import bar, record
 
@@ -137,8 +138,11 @@ def band() -> Found:
     return [bar(name, ratio, "< 1")] if ON_GPU else [], [row]
 
 
-def parts(training: Training, peers: dict[str, str]) -> Iterator[tuple[str, float, Callable[[], Found]]]:
-    """Name, seconds that it is expected to take on a GPU, and the part itself; most important first."""
+def parts(training: Training, peers: dict[str, str], left: Callable[[], float]) -> Iterator[tuple[str, float, Callable[[], Found]]]:
+    """Name, seconds that it is expected to take on a GPU, and the part itself; most important first. `left`: the seconds that are left.
+
+    The last takes a call of its own: --only recipes.
+    """
     there = "nanogpt" in peers
     yield "attention kernels against fp64", 40, kernels
     yield "the ladder at 124M", 150, training.climb
@@ -155,6 +159,7 @@ def parts(training: Training, peers: dict[str, str]) -> Iterator[tuple[str, floa
     yield "355M", 40, lambda: training.size("355m")
     yield "optimizers", 20, training.optimizers
     yield "a band of attention", 15, band
+    yield "recipes at 124M", 400, lambda: compare(left() - 15)
 
 
 def main() -> int:
@@ -178,7 +183,7 @@ def main() -> int:
     bars: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = [{"check": "ceilings", **training.ceilings.as_dict()}]
     failed = 0
-    for name, expected, part in parts(training, peers):
+    for name, expected, part in parts(training, peers, lambda: arguments.seconds - (time.monotonic() - began)):
         spent = time.monotonic() - began
         if arguments.only and arguments.only not in name:
             continue

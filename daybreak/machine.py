@@ -13,6 +13,7 @@ import platform
 import random
 import re
 import sys
+import time
 from typing import Any, Literal
 
 import torch
@@ -100,6 +101,29 @@ def prepare_cpu(threads: int | None = None) -> None:
     _ask_libc("mallopt", _M_MMAP_MAX, 0)
     _ask_libc("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1)
     _ask_libc("mallopt", _M_TOP_PAD, 64 << 20)
+
+
+class Company:
+    """Who else computes on this machine's processors, from when this is made: what is timed beside others tells little."""
+
+    def __init__(self) -> None:
+        self._others, self._began = _others_seconds(), time.monotonic()
+
+    def leaves_room(self) -> bool:
+        """Whether this process had a processor for each of its threads all the while. True also where the system does not tell, or where
+        it has been too short to tell: the system counts in hundredths of a second."""
+        took, others = time.monotonic() - self._began, _others_seconds() - self._others
+        return took < 0.1 or (os.cpu_count() or 1) - others / took > torch.get_num_threads() - 0.3
+
+
+def _others_seconds() -> float:
+    """Processor seconds that all but this process have taken since the machine began, the host's other guests too; 0 if it is not told."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _, _, interrupts, softly, stolen = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + interrupts + softly + stolen) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def prepare_serving() -> None:

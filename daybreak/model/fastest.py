@@ -4,8 +4,9 @@
     model = GPT(config, kernel(names, config.context_length))
 
 Each candidate computes forward and backward a few times, in turns, for half a second in all. What was found lies in the user's cache, by
-device, version of torch and shape; DAYBREAK_MEASURE=0 tries nothing and takes the rule of `attention.automatic`, as shapes do that are too
-small to matter.
+device, version of torch and shape. Where other programs took the processors meanwhile, or the rule of `attention.automatic` could itself not
+be timed, nothing was found: the rule holds, and the next run tries again. DAYBREAK_MEASURE=0 tries nothing and takes the rule, as shapes
+do that are too small to matter.
 
 B batch, H heads, T tokens, D head size.
 """
@@ -109,11 +110,14 @@ def choose(shape: Shape, time_it: Callable[[Shape, Kernel], float] | None = None
         return RULE
     path = (folder or files.cache_folder()) / "attention.json"
     remembered = _read(path).get(shape.key)
-    if isinstance(remembered, dict) and remembered.get("kernel") in KERNELS:
+    if isinstance(remembered, dict) and remembered.get("kernel") in KERNELS and remembered.get("undisturbed"):
         return str(remembered["kernel"])
-    taken = _race(shape, time_it or _time, rounds)
+    taken, undisturbed = _race(shape, time_it or _time, rounds)
+    if not undisturbed or RULE not in taken:
+        return RULE
     name = best(taken)
-    row = {"kernel": name, "milliseconds": {each: round(1000 * seconds, 3) for each, seconds in taken.items()}}
+    milliseconds = {each: round(1000 * seconds, 3) for each, seconds in taken.items()}
+    row = {"kernel": name, "milliseconds": milliseconds, "undisturbed": True}
     with contextlib.suppress(OSError):  # a cache that cannot be written is none
         files.write_json(path, {**_read(path), shape.key: row})
     return name
@@ -139,21 +143,23 @@ def kernel(names: Mapping[str, str], length: int) -> Kernel:
     return chosen
 
 
-def _race(shape: Shape, time_it: Callable[[Shape, Kernel], float], rounds: int) -> dict[str, float]:
-    """The median seconds of each candidate that works here."""
+def _race(shape: Shape, time_it: Callable[[Shape, Kernel], float], rounds: int) -> tuple[dict[str, float], bool]:
+    """The median seconds of each candidate that works here, and whether other programs left it the processors meanwhile."""
     names, taken, spent = candidates(shape), dict[str, list[float]](), 0.0
     ready = {name: _compiled(KERNELS[name]) if shape.compiled else KERNELS[name] for name in names}
     for name in names:  # the first time compiles and finds memory
         with contextlib.suppress(Exception):  # a kernel that cannot be built here, or runs out of memory, is no candidate
             time_it(shape, ready[name])
             taken[name] = []
+    company = machine.Company()
     for _ in range(rounds):
         for name in taken:
             taken[name].append(time_it(shape, ready[name]))
             spent += taken[name][-1]
         if spent > SECONDS:
             break
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+    undisturbed = shape.device.type != "cpu" or company.leaves_room()
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}, undisturbed
 
 
 def _compiled(written: Kernel) -> Kernel:
