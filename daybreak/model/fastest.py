@@ -4,9 +4,9 @@
     model = GPT(config, kernel(names, config.context_length))
 
 Each candidate computes forward and backward a few times, in turns, for half a second in all. What was found lies in the user's cache, by
-device, version of torch and shape. Where other programs took the processors meanwhile, or the rule of `attention.automatic` could not
-itself be timed, nothing was found: the rule holds, and the next run tries again. DAYBREAK_MEASURE=0 tries nothing and takes the rule, as shapes
-do that are too small to matter.
+device, version of torch and shape. Where other programs took the processors meanwhile, or the rule of `attention.automatic` could not be
+timed, nothing was found: the rule holds, and the next run tries again. DAYBREAK_MEASURE=0 tries nothing and takes the rule, as shapes do
+that are too small to matter.
 
 B batch, H heads, T tokens, D head size.
 """
