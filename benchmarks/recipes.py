@@ -252,7 +252,10 @@ def ingredients(factor: float) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "head size 128", ("model.n_head=6",)
     at_one_rate = "train.embedding_scale=1"
     yield "the embedding's rate", (at_one_rate,)
-    yield "own head", ("model.tied_head=true", at_one_rate, "model.token_init_std=none")  # one that is tied learns and begins as a head
+    yield (
+        "own head",
+        ("model.tied_head=true", "model.width_base=none", at_one_rate, "model.token_init_std=none"),
+    )  # a tied one begins as a head
     plan, scales = modern.train, ("embedding_scale", "head_scale", "vector_scale")
     times = factor * plan.learning_rate / ADAMW
     others = tuple(f"train.{name}={getattr(plan, name) * times:g}" for name in scales)

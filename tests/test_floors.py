@@ -19,7 +19,7 @@ FLOORS = {
     2: "training inference checkpoint settings",
     3: "evaluation report compression interpretability retrieval versioning labs",
     4: "watch recipes racing racing_plot story stepping choosing learning trial ladder ladder_plot "
-    "shares evaluating running opening corpus planning dry_run stopping loading pretrained gguf_export",
+    "shares evaluating running opening corpus planning dry_run stopping loading pretrained gguf_export onnx_export",
     5: "cli serve",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -164,7 +164,7 @@ def test_the_verb(gguf: Any, run_dir: Path, tmp_path: Path, capsys: pytest.Captu
     assert told["model"] == str(tmp_path / "out" / "tiny-Q8_0.gguf")
     assert Path(told["model"]).read_bytes()[:4] == b"GGUF"
     assert main(["export", str(run_dir), "--format", "ggup", "--out", str(tmp_path / "new")]) == 2
-    assert "--format: wanted hf, gguf or daybreak, came 'ggup'; did you mean gguf?" in capsys.readouterr().err
+    assert "--format: wanted hf, gguf, onnx or daybreak, came 'ggup'; did you mean gguf?" in capsys.readouterr().err
     assert main(["export", str(run_dir), "--format", "gguf", "--dtype", "q4", "--out", str(tmp_path / "new")]) == 2
     assert "--dtype: wanted fp32, fp16, bf16, q8_0, came 'q4'" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

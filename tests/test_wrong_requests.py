@@ -454,8 +454,8 @@ CASES = [
     ),
     Wrong(
         "export in another form",
-        ["export", "run", "--format", "onnx", "--out", "new"],
-        [["--format: wanted hf, gguf or daybreak, came 'onnx'"]],
+        ["export", "run", "--format", "pickle", "--out", "new"],
+        [["--format: wanted hf, gguf, onnx or daybreak, came 'pickle'"]],
     ),
     Wrong("export over a file", ["export", "run", "--out", "text.jsonl"], [["text.jsonl: wanted a new or empty folder"]]),
     Wrong(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
     from daybreak.loading import Model
 
 _SOURCE = "A folder with a GPT-2 in Hugging Face's form, tokenizer included; or gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2."
-_FORM = "hf: what transformers and most other programs open; gguf: one file for llama.cpp; daybreak: our own names, for any model."
+_FORM = (
+    "hf: what transformers and most other programs open; gguf: one file for llama.cpp; onnx: a graph for ONNX Runtime, of any model; "
+    "daybreak: our own names, for any model."
+)
+_FORMS = ("hf", "gguf", "onnx", "daybreak")
 
 
 def import_model(
@@ -40,26 +45,29 @@ def export(
     source: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, finished or not.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     form: Annotated[str, typer.Option("--format", help=_FORM)] = "hf",
-    dtype: Annotated[str, typer.Option(help="The number format of the weights: fp32, bf16, fp16; for gguf q8_0 too.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="The weights' number format: fp32, bf16, fp16; gguf has q8_0 too, onnx fp32 alone.")] = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Write a model in a form that other programs read."""
-    from daybreak import config, gguf_export, loading
+    from daybreak import config, gguf_export, loading, onnx_export
     from daybreak.model import hf
 
     _must_be_new(out)
     wrong = []
-    if form not in ("hf", "gguf", "daybreak"):
-        wrong.append(f"--format: wanted hf, gguf or daybreak, came '{form}'{config.closest(form, ('hf', 'gguf', 'daybreak'))}")
-    dtypes = gguf_export.FORMATS if form == "gguf" else hf.DTYPES
+    if form not in _FORMS:
+        wrong.append(f"--format: wanted hf, gguf, onnx or daybreak, came '{form}'{config.closest(form, _FORMS)}")
+    dtypes = {"gguf": list(gguf_export.FORMATS), "onnx": ["fp32"]}.get(form, list(hf.DTYPES))
     if dtype not in dtypes:
         wrong.append(f"--dtype: wanted {', '.join(dtypes)}, came '{dtype}'{config.closest(dtype, dtypes)}")
     if wrong:
         raise config.ConfigError(wrong)
+    model, name = loading.load(source, device="cpu"), source.resolve().name
     if form == "gguf":
-        _write_gguf(loading.load(source, device="cpu"), out, source.resolve().name, dtype, as_json)
-        return
-    _write(loading.load(source, device="cpu"), out, out, "daybreak" if form == "daybreak" else "hf", dtype, as_json)
+        _write_file(lambda: gguf_export.write(out, model, dtype, name), out, model, as_json)
+    elif form == "onnx":
+        _write_file(lambda: onnx_export.write(out, model, name), out, model, as_json)
+    else:
+        _write(model, out, out, "daybreak" if form == "daybreak" else "hf", dtype, as_json)
 
 
 def _must_be_new(out: Path) -> None:
@@ -81,12 +89,12 @@ def _write(model: Model, out: Path, folder: Path, form: Literal["hf", "daybreak"
     _tell(folder, model, as_json)
 
 
-def _write_gguf(model: Model, out: Path, name: str, dtype: str, as_json: bool) -> None:
-    """Writes a model as a file of the run's name in `out`."""
-    from daybreak import files, gguf_export
+def _write_file(write: Callable[[], Path], out: Path, model: Model, as_json: bool) -> None:
+    """Writes a model as a file in `out`."""
+    from daybreak import files
 
     try:
-        path = gguf_export.write(out, model, dtype, name)
+        path = write()
     except OSError as error:
         raise files.FileProblem(f"{out}: cannot be written ({error.strerror or error}); give another --out") from None
     _tell(path, model, as_json)

@@ -65,9 +65,9 @@ def test_weights_of_half_the_size(form, dtype, kind, capsys):
 
 
 def test_what_cannot_be_asked_is_told_at_once(capsys):
-    told = refused(capsys, "export", "run", "--format", "onnx", "--dtype", "fp32x", "--out", "sent")
+    told = refused(capsys, "export", "run", "--format", "pickle", "--dtype", "fp32x", "--out", "sent")
     assert told.splitlines() == [
-        "error: --format: wanted hf, gguf or daybreak, came 'onnx'",
+        "error: --format: wanted hf, gguf, onnx or daybreak, came 'pickle'",
         "error: --dtype: wanted fp32, bf16, fp16, came 'fp32x'; did you mean fp32?",
     ]
 
