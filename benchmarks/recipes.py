@@ -4,8 +4,8 @@
 
 One loader, one validation text, one evaluation for all, at about 10M parameters beside the embeddings. For each text:
 
-1. Each recipe's learning rates are swept, the faithful one's at its full length, the others' at a third of it: doubled, or halved, for as
-   long as that helps.
+1. Each recipe's learning rates are swept, the faithful one's at its full length, the others' at a third of it: halved and doubled, and
+   on from the best for as long as that helps.
 2. The faithful recipe runs at its best rate with several seeds; the mean of its final losses is the target.
 3. The others run at their best rate, each length with a schedule of its own, from the shortest on, until one's mean reaches the target.
    Where the first seed is far from it, the others are not run.
@@ -175,13 +175,11 @@ class Races:
         return {recipe: statistics.median(each) for recipe, each in taken.items()}
 
     def sweep(self, recipe: str, share: float) -> dict[float, Ran]:
-        """What multiples of a recipe's learning rates come to: from its own on upwards, or else downwards, until it gets no better."""
-        ran = {factor: self.run(recipe, share, factor) for factor in (1.0, 2.0)}
-        step = 2.0 if ran[2.0].val_loss < ran[1.0].val_loss else 0.5
-        factor = max(ran) if step > 1 else min(ran)
-        while ran[factor].val_loss == min(each.val_loss for each in ran.values()):
-            factor *= step
-            ran[factor] = self.run(recipe, share, factor)
+        """What multiples of a recipe's learning rates come to: half and twice its own, and on from the best while it gets better."""
+        ran = {factor: self.run(recipe, share, factor) for factor in (0.5, 1.0, 2.0)}
+        while (best := min(ran, key=lambda factor: ran[factor].val_loss)) in (min(ran), max(ran)):
+            beyond = best / 2 if best == min(ran) else best * 2
+            ran[beyond] = self.run(recipe, share, beyond)
         return dict(sorted(ran.items()))
 
     def leave_out(self, share: float, factor: float, seeds: int) -> list[dict[str, Any]]:

@@ -8,8 +8,12 @@ L layers, K heads of keys and values, S all tokens that fit, D head size.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
+import math
+import mmap
+import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,8 +50,7 @@ class Pages:
     ) -> None:
         self.count = -(-tokens // PAGE)
         shape = (config.n_layer, config.kv_heads, self.count * PAGE, config.head_size)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, K, S, D)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.keys, self.values = (_zeros(shape, torch.device(device), dtype) for _ in range(2))  # (L, K, S, D)
         self._reuse = reuse
         self._empty = list(range(self.count))  # a heap: the lowest first, so that a text's pages mostly lie side by side
         self._holders = [0] * self.count
@@ -120,6 +123,19 @@ class Pages:
             del self._idle[page], self._known[self._name.pop(page)]
         self._holders[page] = 1
         return page
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros. On a CPU the system hands memory out in small pieces as they are first written to: the most of a pool is seldom used, and
+    `torch.zeros` would take all of it at once."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, **private)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # a text's token lies in a place for each layer and head, which pieces of 2 MB would all round up
+        with contextlib.suppress(OSError):  # a system without such pieces
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _name(before: bytes, tokens: Sequence[int]) -> bytes:

@@ -150,7 +150,8 @@ class Limits:
     waiting: int = 256
     """How many more may wait; the next is told `Busy`."""
     cache_tokens: int = 32_768
-    """How many tokens the cache holds for all requests together; rounded up to what one request of full length needs."""
+    """How many tokens the cache holds for all requests together; rounded up to what one request of full length needs. A server holds
+    fewer where these would not fit."""
     step_tokens: int = 256
     """How many tokens one step reads at most: long prompts are read in such pieces, between which others write on."""
 

@@ -6,17 +6,20 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import final
 
 import torch
 
+from daybreak import machine
 from daybreak.config import ConfigError, closest
 from daybreak.data.tokenizer import END_OF_TEXT
 from daybreak.inference.engine import Engine
 from daybreak.inference.requests import Busy, Emitted, Limits, Request, Ticket
 from daybreak.inference.speculation import PromptLookup, Speculator, draft_model
 from daybreak.loading import Model
+from daybreak.model.config import GPTConfig
 from daybreak.serve.courier import Courier
 from daybreak.serve.figures import Timings
 from daybreak.serve.problems import Refused, shortened
@@ -96,8 +99,21 @@ def host(name: str, model: Model, limits: Limits, draft: Model | None = None) ->
             )
         speculator = draft_model(draft.gpt, draft.config)
     kept = model.gpt.token_embedding.weight.dtype  # on a CPU fp32 in every format
+    limits = fitting(limits, model.config, model.device, kept)
     engine = Engine(model.gpt, model.tokenizer.token_bytes, eot=model.tokenizer.eot, limits=limits, speculator=speculator, dtype=kept)
     return Hosted(name, model, engine)
+
+
+def fitting(limits: Limits, config: GPTConfig, device: torch.device, dtype: torch.dtype) -> Limits:
+    """The limits with a cache that leaves room beside it: half of what is free of a GPU's memory, or a quarter of the machine's."""
+    token = 2 * config.n_layer * config.kv_heads * config.head_size * dtype.itemsize
+    if (free := machine.free_memory(device)) is not None:
+        room = free // 2
+    elif (total := machine.total_memory(device)) is not None:
+        room = total // 4
+    else:
+        return limits
+    return replace(limits, cache_tokens=max(1, min(limits.cache_tokens, room // token)))
 
 
 @final
