@@ -1,6 +1,6 @@
 """A model as one ONNX file, which ONNX Runtime and the programs around it compute on any system; needs the extra `onnx`.
 
-The graph is the model's own forward pass, so it holds any model, modern and reshaped ones too: `tokens` (B, T) int64 to `logits` (B, T, V)
+The graph is the model's own forward pass, so it holds modern models too, and reshaped ones that a graph can say: `tokens` (B, T) int64 to `logits` (B, T, V)
 fp32, for any B and any T up to the context. It has no cache: who generates reads the whole text anew for each token. The tokenizer lies
 beside it, as `tokenizers` and `transformers.AutoTokenizer` open it.
 """
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from daybreak import files
 from daybreak.loading import Model
+from daybreak.model import hf
 from daybreak.model.attention import Attention, plain
 from daybreak.model.gpt import GPT
 
@@ -32,14 +33,17 @@ _MOST_BYTES = 1 << 30
 def write(folder: Path, model: Model, name: str) -> Path:
     """Writes `folder`/NAME.onnx and the tokenizer, whole or not at all, and returns the file.
 
-    Raises FileProblem if a package is absent, OSError for a full disk.
+    Raises FileProblem if a package is absent, hf.Unrepresentable for a model that PyTorch cannot export, OSError for a full disk.
     """
     for package in PACKAGES:
         try:
             version(package)
         except PackageNotFoundError:
             raise files.FileProblem(f"--format onnx: wanted the package {package}, found none; pip install 'daybreak[onnx]'") from None
-    program = _program(model.gpt)
+    try:
+        program = _program(model.gpt)
+    except (RuntimeError, ValueError) as error:  # a reshaped model may do what no graph can say
+        raise hf.Unrepresentable(f"PyTorch cannot export this model ({_first_line(error)}); write it with --format daybreak") from error
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -56,18 +60,28 @@ def write(folder: Path, model: Model, name: str) -> Path:
 
 
 def _program(gpt: GPT) -> Any:
-    tokens = torch.zeros(1, min(4, gpt.config.context_length), dtype=torch.long)
-    time = torch.export.Dim("time", max=gpt.config.context_length)
+    context = gpt.config.context_length
+    tokens = torch.zeros(2, min(4, context), dtype=torch.long)  # a size of one would be taken for a constant
+    open_sizes = {0: torch.export.Dim("batch")}
+    if context > 1:
+        open_sizes[1] = torch.export.Dim("time", max=context)
     with _as_written(gpt), _quietly():
         return torch.onnx.export(
             _Logits(gpt.eval()),
             (tokens,),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch"), 1: time},),
+            dynamic_shapes=(open_sizes,),
             input_names=["tokens"],
             output_names=["logits"],
             verbose=False,
         )
+
+
+def _first_line(error: BaseException) -> str:
+    """What the innermost cause says first; the exporter puts pages around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class _Logits(nn.Module):

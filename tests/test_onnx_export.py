@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as TheirTokenizer
 from daybreak import files, onnx_export
 from daybreak.data.tokenizer import train_bpe
 from daybreak.loading import Model
+from daybreak.model import hf
 from daybreak.model.attention import Attention, automatic
 from daybreak.model.config import GPTConfig
 from daybreak.model.init import build
@@ -120,6 +121,30 @@ def test_the_model_is_left_as_it_was(runtime: Any, tmp_path: Path) -> None:
     onnx_export.write(tmp_path / "out", model, "dawn")
     assert {module.kernel for module in model.gpt.modules() if isinstance(module, Attention)} == {automatic}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("context", [1, 2, 3])
+def test_the_shortest_contexts(runtime: Any, tmp_path: Path, context: int) -> None:
+    model = Model(build(GPTConfig(**{**SHAPE, "context_length": context}), seed=0), train_bpe(tiny_documents(), 400))
+    session = opened(runtime, onnx_export.write(tmp_path / "out", model, "dawn"))
+    tokens = torch.full((2, context), 7)
+    with torch.inference_mode():
+        wanted = model.gpt(tokens)
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"tokens": tokens.numpy()})[0]), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_exported_is_refused_in_one_line(runtime: Any, tmp_path: Path) -> None:
+    """A reshaped model may ask its own numbers what to do next."""
+
+    class Whimsical(torch.nn.Identity):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if float(x.sum()) > 0 else -x
+
+    model = made()
+    model.gpt.blocks[1].mlp_norm = Whimsical()
+    with pytest.raises(hf.Unrepresentable, match=r"^PyTorch cannot export this model \(.+\); write it with --format daybreak$"):
+        onnx_export.write(tmp_path / "out", model, "dawn")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_the_packages_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
