@@ -1,8 +1,8 @@
 """A model as one ONNX file, which ONNX Runtime and the programs around it compute on any system; needs the extra `onnx`.
 
-The graph is the model's own forward pass, so it holds modern models too, and reshaped ones that a graph can say: `tokens` (B, T) int64 to `logits` (B, T, V)
-fp32, for any B and any T up to the context. It has no cache: who generates reads the whole text anew for each token. The tokenizer lies
-beside it, as `tokenizers` and `transformers.AutoTokenizer` open it.
+The graph is the model's own forward pass, so it holds modern models too, and reshaped ones that a graph can say: `tokens` (B, T) int64 to
+`logits` (B, T, V) fp32, for any B and any T up to the context. It has no cache: who generates reads the whole text anew for each token. The
+tokenizer lies beside it, as `tokenizers` and `transformers.AutoTokenizer` open it.
 """
 
 from __future__ import annotations
