@@ -111,6 +111,21 @@ def publish_folder(temporary: Path, final: Path) -> None:
 
 
 @contextlib.contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder to write, which then takes the place of `final`, or is gone if anything is raised within."""
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(final, ignore_errors=True)
+        publish_folder(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Makes the file `path`, its folder too, and holds it for this process; afterwards the file is gone.
 

@@ -6,7 +6,6 @@ GGUF's architecture `gpt2` is the GPT-2 that OpenAI released: what Hugging Face'
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,11 +63,8 @@ def write(folder: Path, model: Model, dtype: str, name: str) -> Path:
     if missing := {ours for ours, _, _ in tensors} ^ set(model.gpt.state_dict()):
         raise hf.Unrepresentable(f"{min(missing)}: GGUF's architecture gpt2 has no such tensor; write it with --format daybreak")
     kind = gguf.GGMLQuantizationType[FORMATS[dtype]]
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     path = f"{name}-{FORMATS[dtype]}.gguf"
-    try:
+    with files.new_folder(folder) as temporary:
         writer = gguf.GGUFWriter(temporary / path, "gpt2")
         _describe(writer, model, name, gguf.LlamaFileType["ALL_F32" if dtype == "fp32" else f"MOSTLY_{FORMATS[dtype]}"])
         _add_tokenizer(writer, model.tokenizer, model.config.tokens)
@@ -80,11 +76,6 @@ def write(folder: Path, model: Model, dtype: str, name: str) -> Path:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        shutil.rmtree(folder, ignore_errors=True)  # an empty one
-        files.publish_folder(temporary, folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder / path
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -205,21 +204,14 @@ def write_model(
         tensors = {
             name: (tensor if reshapings else tensor.to(dtype)).detach().cpu().contiguous() for name, tensor in gpt.state_dict().items()
         }
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+    with files.new_folder(folder) as temporary:
+        try:
+            save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(temporary / WEIGHTS)) from None  # so the library tells of a disk that is full
         files.write_json(temporary / "config.json", {**described, "daybreak": ours})
         (temporary / WEIGHTS).chmod((temporary / "config.json").stat().st_mode)  # safetensors' own may be read by nobody else
         tokenizer.save(temporary)
-    except (SafetensorError, OSError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise
-        raise OSError(errno.EIO, str(error), str(temporary / WEIGHTS)) from None  # so the library tells of a disk that is full
-    shutil.rmtree(folder, ignore_errors=True)
-    files.publish_folder(temporary, folder)
 
 
 def _load_model(folder: Path, device: torch.device, reshapings: Mapping[str, Reshaping]) -> Model:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -44,18 +43,10 @@ def write(folder: Path, model: Model, name: str) -> Path:
         program = _program(model.gpt)
     except (RuntimeError, ValueError) as error:  # a reshaped model may do what no graph can say
         raise hf.Unrepresentable(f"PyTorch cannot export this model ({_first_line(error)}); write it with --format daybreak") from error
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        size = sum(parameter.nbytes for parameter in model.gpt.parameters())
+    size = sum(parameter.nbytes for parameter in model.gpt.parameters())
+    with files.new_folder(folder) as temporary:
         program.save(temporary / f"{name}.onnx", external_data=size > _MOST_BYTES)
         model.tokenizer.save(temporary)
-        shutil.rmtree(folder, ignore_errors=True)  # an empty one
-        files.publish_folder(temporary, folder)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder / f"{name}.onnx"
 
 
