@@ -1,10 +1,11 @@
-"""How fast a model of 124M's shape writes on one thread, beside Hugging Face, llama.cpp and CTranslate2, all in turns in one process.
+"""How fast a model of 124M's shape writes on one thread, beside Hugging Face, llama.cpp and CTranslate2, all in turns in one run.
 
     DAYBREAK_GPT2_VOCAB=gpt2.tiktoken python benchmarks/decode.py [--rounds 5]
 
-The weights are random and the same for all. Milliseconds are the processor's, the smallest of some rounds; those of a token are of 49 new
-tokens behind a prompt of 16, less those of one, divided by 48. Peers that are not installed are left out, and their bars with them:
-`pip install transformers llama-cpp-python gguf ctranslate2`.
+The weights are random and the same for all. Each writer has a process of its own, as the libraries do not bear with each other everywhere
+(on processors with AMX, llama.cpp and oneDNN configure the same registers). Milliseconds are the processor's, the smallest of some rounds;
+those of a token are of 49 new tokens behind a prompt of 16, less those of one, divided by 48. Peers that are not installed are left out,
+and their bars with them: `pip install transformers llama-cpp-python gguf ctranslate2`.
 
 Prompt lookup is measured on a model that knows a source file of this package by heart: it computes all that a model of this shape
 does, and then says the file's next token. So guesses are right as often as they are for a model that writes such code.
@@ -13,14 +14,17 @@ does, and then says the file's next token. So guesses are right as often as they
 from __future__ import annotations
 
 import argparse
-import gc
-import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,7 @@ from daybreak.inference.requests import Limits, Request
 from daybreak.inference.sampling import Sampling
 from daybreak.inference.speculation import PromptLookup
 from daybreak.inference.trials import measure, quickest
-from daybreak.loading import write_model
+from daybreak.loading import load, write_model
 from daybreak.model.config import SIZES
 from daybreak.model.gpt import GPT
 from daybreak.model.init import build
@@ -160,23 +164,57 @@ def ctranslate2(folder: Path) -> Writer:
     return write
 
 
-def writers(gpt: GPT, folder: Path) -> tuple[dict[str, Writer], list[str]]:
-    """All that can be had here, and who cannot."""
-    found: dict[str, Writer] = {name: ours(gpt if name == "fp32" else in_format(gpt, name, quickest)) for name in ("fp32", *FORMATS)}
-    missing = []
-    peers: list[tuple[str, tuple[str, ...], Callable[[], Writer]]] = [
-        ("hugging face fp32", ("transformers",), lambda: hugging_face(folder)),
-        ("llama.cpp F16", ("llama_cpp", "gguf"), lambda: llama_cpp(folder, "F16")),
-        ("llama.cpp Q8_0", ("llama_cpp", "gguf"), lambda: llama_cpp(folder, "Q8_0")),
-        ("llama.cpp Q4_0", ("llama_cpp", "gguf"), lambda: llama_cpp(folder, "Q4_0")),
-        ("ctranslate2 int8", ("ctranslate2", "transformers"), lambda: ctranslate2(folder)),
-    ]
-    for name, packages, make in peers:
-        if absent := [package for package in packages if importlib.util.find_spec(package) is None]:
-            missing.append(f"{name}: {', '.join(absent)} not installed")
-        else:
-            found[name] = make()
-    return found, missing
+def in_our_format(folder: Path, name: str) -> Writer:
+    """As `daybreak sample` opens it."""
+    return ours(load(folder, device="cpu", dtype=name).gpt)
+
+
+PEERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Writer]]] = {
+    "hugging face fp32": (("transformers",), hugging_face),
+    "llama.cpp F16": (("llama_cpp", "gguf"), partial(llama_cpp, kind="F16")),
+    "llama.cpp Q8_0": (("llama_cpp", "gguf"), partial(llama_cpp, kind="Q8_0")),
+    "llama.cpp Q4_0": (("llama_cpp", "gguf"), partial(llama_cpp, kind="Q4_0")),
+    "ctranslate2 int8": (("ctranslate2", "transformers"), ctranslate2),
+}
+"""By name: what has to be installed, and who then writes."""
+
+WRITERS: dict[str, Callable[[Path], Writer]] = {
+    **{name: partial(in_our_format, name=name) for name in ("fp32", *FORMATS)},
+    **{name: make for name, (_, make) in PEERS.items()},
+}
+
+
+def absent() -> dict[str, list[str]]:
+    """The peers that are not here, and what they lack."""
+    lacks = {name: [package for package in packages if find_spec(package) is None] for name, (packages, _) in PEERS.items()}
+    return {name: packages for name, packages in lacks.items() if packages}
+
+
+def _write_when_asked(name: str, folder: Path, asked: Connection) -> None:
+    """A writer's process: for each (prompt, count) the seconds that it took, until nobody asks any more."""
+    torch.set_num_threads(1)
+    write = WRITERS[name](folder)
+    asked.send(None)  # it is ready
+    while (task := asked.recv()) is not None:
+        asked.send(seconds(partial(write, *task)))
+
+
+@contextmanager
+def processes(names: Sequence[str], folder: Path) -> Iterator[dict[str, Connection]]:
+    """Every writer in its own, ready; one at a time makes itself so."""
+    spawn = get_context("spawn")
+    found: dict[str, Connection] = {}
+    try:
+        for name in names:
+            found[name], theirs = spawn.Pipe()
+            spawn.Process(target=_write_when_asked, args=(name, folder, theirs), daemon=True).start()
+            theirs.close()
+            found[name].recv()
+        yield found
+    finally:
+        for pipe in found.values():
+            with suppress(BrokenPipeError):
+                pipe.send(None)
 
 
 # --- what is measured --------------------------------------------------------------------------------------------------------------
@@ -189,14 +227,15 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def per_token(found: dict[str, Writer], rounds: int) -> dict[str, dict[str, float]]:
+def per_token(found: dict[str, Connection], rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds a token and tokens a second of prefill, the writers taking turns."""
     cases = {"one": (PROMPT, 1), "many": (PROMPT, 1 + NEW), "prefill": (LONG_PROMPT, 1)}
     best: dict[str, dict[str, float]] = {name: {} for name in found}
     for turn in range(rounds + 1):
-        for name, write in found.items():
-            for case, (prompt, count) in cases.items():
-                took = seconds(lambda write=write, prompt=prompt, count=count: write(prompt, count))  # type: ignore[misc]
+        for name, pipe in found.items():
+            for case, task in cases.items():
+                pipe.send(task)
+                took: float = pipe.recv()
                 if turn:  # the first is for caches and lazy parts
                     best[name][case] = min(best[name].get(case, took), took)
     return {
@@ -354,14 +393,13 @@ def main() -> None:
         write_model(folder, gpt, tokenizer)
         runtime = min(opening(folder, None)[1] for _ in range(2))
         opened = {dtype: min(opening(folder, dtype) for _ in range(2)) for dtype in ("auto", "int8", "fp32")}
-        found, missing = writers(gpt, folder)
-        speeds = per_token(found, arguments.rounds)
+        missing = absent()
+        with processes([name for name in WRITERS if name not in missing], folder) as found:
+            speeds = per_token(found, arguments.rounds)
     for writer, row in speeds.items():
         rows.append({"writer": writer, **{key: round(value, 3) for key, value in row.items()}})
         print(rows[-1], flush=True)
-    rows += [{"missing": line} for line in missing]
-    found.clear()
-    gc.collect()
+    rows += [{"missing": name, "not installed": packages} for name, packages in missing.items()]
     int8 = in_format(gpt, "int8", quickest)
     many = together(int8, arguments.rounds)
     guessed = lookup(int8, tokenizer.encode(FILE.read_text(encoding="utf-8")).tolist()[:768], arguments.rounds)
@@ -378,7 +416,7 @@ def main() -> None:
         took, resident = opened[dtype]
         bars.append(bar(f"seconds to import, load and write the first words, {dtype}", took, "<= 3"))
         bars.append(bar(f"resident beyond the runtime, times the weights, {dtype}", (resident - runtime) / megabytes(weights), "<= 1.3"))
-    packages = [name for name in ("transformers", "gguf", "ctranslate2") if importlib.util.find_spec(name)]
+    packages = [name for name in ("transformers", "gguf", "ctranslate2") if find_spec(name)]
     record("decode", bars, rows, packages)
 
 

@@ -22,12 +22,13 @@ from typing import final
 import torch
 
 from daybreak import config
-from daybreak.inference.pages import PAGE, Pages
+from daybreak.inference.pages import Pages
 from daybreak.inference.requests import Busy, Finish, Limits, OnToken, Request, Stats, Ticket
 from daybreak.inference.speculation import PromptLookup, Speculator
 from daybreak.inference.stepping import Outcome, Part, read
 from daybreak.inference.text import Text
 from daybreak.model.gpt import GPT
+from daybreak.model.kv_cache import PAGE
 
 
 @final

@@ -2,11 +2,12 @@
 
     gpt = in_format(gpt, "int8")              # a reshaping: (model) -> model; the linear layers and the head change, all else stays
 
-Each format has a plain way, which says what it computes, and quicker ones out of torch's own operations. Which of these exist, which are
-right and which is quickest differs from CPU to CPU, so that a short trial on this machine picks one for each shape (`trials.py`).
-Weights are rounded to the nearest; better quantizers come through the same seam.
+Each format has a plain way, which says what it computes, and quicker ones: kernels of our own (`native/`), where there is a
+C compiler, and torch's operations. Which of these exist, which are right and which is quickest differs from CPU to CPU, so that a short
+trial on this machine picks one for each shape (`trials.py`). Weights are rounded to the nearest (`rounding.py`); better quantizers come
+through the same seam.
 
-N rows of activations, K inputs, M outputs of a linear layer, G weights that share a scale.
+K inputs, M outputs of a linear layer, G inputs in a group that shares a scale.
 """
 
 from __future__ import annotations
@@ -22,17 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from daybreak.inference.native import panels
+from daybreak.inference.native.blocks import native_block
+from daybreak.inference.native.panels import Linear
+from daybreak.inference.rounding import GROUP, TINY, int4_groups, int8_rows
 from daybreak.model.gpt import GPT
-
-GROUP = 32
-"""G in int4."""
-
-TINY = 1e-30
-_AT_ONCE = 256
-"""Rows that are rounded at once, so that what is between stays in the cache and out of the process's memory."""
-
-Linear = Callable[[Tensor], Tensor]
-"""(..., K) fp32 -> (..., M) fp32."""
 
 Pack = Callable[[Tensor, Tensor | None], Linear]
 """(weight (M, K), bias (M,) or none) -> the layer, which holds the weight in its own form."""
@@ -45,7 +40,7 @@ class Format:
     plain: Pack
     quick: Mapping[str, Pack]
     error: float
-    """How far a quick way may be from the plain one, as a share of the result's norm: rounding of sums, and no more."""
+    """How far a quick way may be from the plain one, as a share of the result's norm: rounding of sums, with ATen's int4 of activations."""
 
 
 # --- bf16: 8 bits of mantissa for weights and activations -------------------------------------------------------------------------
@@ -77,16 +72,6 @@ def fp16w_fbgemm(weight: Tensor, bias: Tensor | None) -> Linear:
 #
 # torch's dynamic operations take one scale for all rows of a batch, so that a text would depend on its neighbours. Here each row is
 # divided by its own largest magnitude first and the scale is always 1/127; sums of integers are exact, so that every way gives the same.
-
-
-def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, K) -> int8 (M, K) and scales (M,): weight ~ int8 * scale."""
-    q, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
-    for first in range(0, len(weight), _AT_ONCE):
-        some = slice(first, first + _AT_ONCE)
-        torch.div(weight[some].abs().amax(dim=1).clamp_min_(TINY), 127, out=scale[some])
-        q[some] = (weight[some] / scale[some, None]).round_()
-    return q, scale
 
 
 def _by_row(product: Linear, bias: Tensor | None) -> Linear:
@@ -144,35 +129,26 @@ def int8_onednn(weight: Tensor, bias: Tensor | None) -> Linear:
     return _by_row(linear, bias)
 
 
-# --- int4: weights in groups of 32, activations in bf16 ---------------------------------------------------------------------------
-
-
-def int4_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(M, K) -> int32 (M, K) from 0 to 15, and bf16 scales and middles (M, K/G): weight ~ (int - 8) * scale + middle."""
-    groups = weight.view(len(weight), -1, GROUP)
-    low, high = groups.aminmax(dim=-1)
-    scale = ((high - low) / 15).clamp_min(TINY).bfloat16()
-    middle = (low + 8 * scale.float()).bfloat16()
-    q = ((groups - middle.float()[..., None]) / scale.float()[..., None]).round_().add_(8).clamp_(0, 15)
-    return q.to(torch.int32).view(weight.shape), scale, middle
+# --- int4: weights by group of 32 inputs, activations in int8 by such a group -----------------------------------------------------
 
 
 def int4_plain(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Widens the weight for every product."""
+    """Rounds the activations, and widens the weight for every product."""
     q, scale, middle = int4_groups(weight)
-    small = q.to(torch.uint8).view(*scale.shape, GROUP)
 
     def linear(x: Tensor) -> Tensor:
-        wide = (small.float() - 8) * scale.float()[..., None] + middle.float()[..., None]
-        return F.linear(x.bfloat16().float(), wide.view(q.shape), bias)
+        groups = x.view(*x.shape[:-1], -1, GROUP)
+        step = groups.abs().amax(dim=-1, keepdim=True).clamp_min_(TINY) / 127
+        wide = (q.view(*scale.shape, GROUP).float() - 8) * scale.float()[..., None] + middle.float()[..., None]
+        return F.linear(((groups / step).round_() * step).view(x.shape), wide.view(q.shape), bias)
 
     return linear
 
 
 def int4_aten(weight: Tensor, bias: Tensor | None) -> Linear:
-    """ATen's own kernel. With activations in fp32 it falls to a reference thirty times slower."""
+    """ATen's own kernel, with activations in bf16, which is finer. With such in fp32 it falls to a reference thirty times slower."""
     q, scale, middle = int4_groups(F.pad(weight, (0, 0, 0, -len(weight) % 64)))  # it takes outputs by 64
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.int(), 1)
     both = torch.stack([scale.t(), middle.t()], dim=-1).contiguous()  # (K/G, M, 2)
     product, M = torch.ops.aten._weight_int4pack_mm_for_cpu.default._op, len(weight)
 
@@ -186,9 +162,9 @@ def int4_aten(weight: Tensor, bias: Tensor | None) -> Linear:
 
 FORMATS: dict[str, Format] = {
     "bf16": Format(bf16, {}, 0.0),
-    "fp16w": Format(fp16w_plain, {"fbgemm": fp16w_fbgemm}, 1e-5),
-    "int8": Format(int8_plain, {"fbgemm": int8_fbgemm, "onednn": int8_onednn}, 1e-3),
-    "int4": Format(int4_plain, {"aten": int4_aten}, 1e-2),
+    "fp16w": Format(fp16w_plain, {"native": panels.fp16w, "fbgemm": fp16w_fbgemm}, 1e-5),
+    "int8": Format(int8_plain, {"native": panels.int8, "fbgemm": int8_fbgemm, "onednn": int8_onednn}, 1e-3),
+    "int4": Format(int4_plain, {"native": panels.int4, "aten": int4_aten}, 1e-2),
 }
 """By the name that --dtype has; fp32 is the model as it is."""
 
@@ -199,11 +175,11 @@ class QuantLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, pack: Pack) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._product = pack(weight.detach(), None if bias is None else bias.detach())
+        self.product = pack(weight.detach(), None if bias is None else bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., M)."""
-        return self._product(x)
+        return self.product(x)
 
 
 Choice = Callable[[str, int, int], Pack]
@@ -228,6 +204,7 @@ def in_format(gpt: GPT, name: str, choose: Choice | None = None) -> GPT:
     assert isinstance(changed, GPT)
     if gpt.head is None:
         changed.head = packed[-1]  # type: ignore[assignment]  # a layer is a layer
+    changed.blocks = nn.ModuleList(native_block(block, gpt.config) for block in changed.blocks)
     return changed
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from daybreak.inference.pages import PAGE, Pages, Row
+from daybreak.inference.pages import Pages, Row
+from daybreak.model.kv_cache import PAGE, Layout
 
 if TYPE_CHECKING:
     from daybreak.model.attention import Kernel
@@ -93,6 +94,17 @@ class PagedCache:
         assert tokens == len(self._positions)
         for row, count in self._parts:
             row.length += count
+
+    def layout(self, batch: int, tokens: int) -> Layout | None:
+        """Where the new tokens (1, N) are to be kept; None for pages that are not in fp32 on the CPU."""
+        assert (batch, tokens) == (1, len(self._positions))
+        keys, values = self._pages.keys, self._pages.values
+        if keys.dtype != torch.float32 or keys.device.type != "cpu":
+            return None
+        most = max(len(row.pages) for row, _ in self._parts)
+        pages = torch.tensor([row.pages + [0] * (most - len(row.pages)) for row, _ in self._parts], dtype=torch.int32)
+        texts = torch.tensor([text for text, (_, count) in enumerate(self._parts) for _ in range(count)], dtype=torch.int32)
+        return Layout(keys, values, 0, keys.stride(1), pages, most, texts, self._positions.int())
 
     def _one(
         self, queries: Tensor, keys: Tensor, values: Tensor, kernel: Kernel, band: int | None, row: Row, first: int, count: int

@@ -22,9 +22,7 @@ from typing import final
 import torch
 
 from daybreak.model.config import GPTConfig
-
-PAGE = 16
-"""Tokens in a page."""
+from daybreak.model.kv_cache import PAGE
 
 
 @dataclass

@@ -8,7 +8,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from daybreak.inference.formats import FORMATS, GROUP, Linear, Pack
+from daybreak.inference.formats import FORMATS, Pack
+from daybreak.inference.native.panels import Linear
+from daybreak.inference.rounding import GROUP
 
 LARGEST = 1 << 21
 """Weights in a trial: enough to tell ways apart, few enough to take milliseconds. Longer matrices are cut to as many outputs."""
@@ -16,8 +18,11 @@ LARGEST = 1 << 21
 CLOSE = 1.15
 """Ways less than this apart count as equal, and the one that the table names first is taken: trials on a busy machine waver."""
 
+AMONG = 32
+"""Rows of a larger product in a trial: some ways are for one row alone, and a prompt and a full server bring many."""
+
 Measured = tuple[tuple[str, float, float], ...]
-"""(way, milliseconds for one row, distance from the plain way); a way that is not right or not there has infinite milliseconds."""
+"""(way, milliseconds of a row alone and of one among many, distance from the plain way); both infinite where a way is not there."""
 
 
 def quickest(name: str, outputs: int, inputs: int) -> Pack:
@@ -41,7 +46,7 @@ def measure(name: str, outputs: int, inputs: int) -> Measured:
         return ()
     draw = torch.Generator().manual_seed(0)
     weight = torch.randn(outputs, inputs, generator=draw) * 0.02
-    x, bias = torch.randn(3, inputs, generator=draw), torch.randn(outputs, generator=draw)
+    x, bias = torch.randn(AMONG, inputs, generator=draw), torch.randn(outputs, generator=draw)
     with torch.inference_mode():
         plain = form.plain(weight, bias)(x)
         rows = []
@@ -53,14 +58,18 @@ def measure(name: str, outputs: int, inputs: int) -> Measured:
                 rows.append((way, float("inf"), float("inf")))
                 continue
             right = error <= form.error
-            rows.append((way, _milliseconds(layer, x[:1]) if right else float("inf"), error))
+            rows.append((way, _milliseconds(layer, x) if right else float("inf"), error))
     return tuple(rows)
 
 
 def _milliseconds(layer: Linear, x: Tensor) -> float:
+    return 1000 * (_seconds(layer, x[:1]) + _seconds(layer, x) / len(x))
+
+
+def _seconds(layer: Linear, x: Tensor) -> float:
     taken = []
     for _ in range(8):
         started = time.perf_counter()
         layer(x)
         taken.append(time.perf_counter() - started)
-    return 1000 * min(taken)
+    return min(taken)

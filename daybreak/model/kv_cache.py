@@ -6,7 +6,7 @@ L layers, B batch, H heads, S capacity, T new tokens, D head size.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,33 @@ from daybreak.model.config import GPTConfig
 
 if TYPE_CHECKING:
     from daybreak.model.attention import Kernel
+
+
+PAGE = 16
+"""Tokens that lie side by side wherever keys and values are kept in pages."""
+
+
+class Layout(NamedTuple):
+    """Where a cache keeps the new tokens of a pass and those before them, for a kernel that works on it in place.
+
+    The key of a layer and head at position t of a text stands layer, text and head strides behind the beginning, and from there in page
+    pages[text, t // PAGE], at t % PAGE.
+    """
+
+    keys: Tensor
+    """(L, ...) fp32."""
+    values: Tensor
+    """Laid out as the keys."""
+    text_stride: int
+    head_stride: int
+    pages: Tensor
+    """(texts, pages) int32, or (1, pages) the same for all."""
+    page_stride: int
+    """From a text's pages to the next one's; 0 where they are the same for all."""
+    texts: Tensor
+    """(N,) int32: whose each new token is."""
+    positions: Tensor
+    """(N,) int32: where it stands in its text."""
 
 
 class Cache(Protocol):
@@ -72,16 +99,30 @@ class KVCache:
 
         A layer with a band gets only those that its new tokens see, the last T + band - 1. Raises ValueError if they do not fit.
         """
-        if keys.shape[0] != self._keys.shape[1]:
-            raise ValueError(f"kv_cache: wanted a batch of {self._keys.shape[1]}, for which it was made, came {keys.shape[0]}")
-        end = self.length + keys.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"kv_cache: wanted at most {self.capacity} tokens, came {end}; rewind it or make a larger one")
+        end = self._end(keys.shape[0], keys.shape[2])
         all_keys, all_values = self._keys[layer], self._values[layer]  # (B, H, capacity, D)
         all_keys.narrow(2, self.length, end - self.length).copy_(keys)
         all_values.narrow(2, self.length, end - self.length).copy_(values)
         start = 0 if band is None else max(0, self.length + 1 - band)
         return all_keys.narrow(2, start, end - start).to(keys.dtype), all_values.narrow(2, start, end - start).to(values.dtype)
+
+    def layout(self, batch: int, tokens: int) -> Layout | None:
+        """Where B T new tokens, row by row, are to be kept; None for a cache not in fp32 on the CPU. Raises ValueError as `extend`."""
+        end = self._end(batch, tokens)
+        if self._keys.dtype != torch.float32 or self._keys.device.type != "cpu":
+            return None
+        pages = torch.arange(-(-self.capacity // PAGE), dtype=torch.int32)[None]
+        texts = torch.arange(batch, dtype=torch.int32).repeat_interleave(tokens)
+        positions = torch.arange(self.length, end, dtype=torch.int32).repeat(batch)
+        return Layout(self._keys, self._values, self._keys.stride(1), self._keys.stride(2), pages, 0, texts, positions)
+
+    def _end(self, batch: int, tokens: int) -> int:
+        if batch != self._keys.shape[1]:
+            raise ValueError(f"kv_cache: wanted a batch of {self._keys.shape[1]}, for which it was made, came {batch}")
+        end = self.length + tokens
+        if end > self.capacity:
+            raise ValueError(f"kv_cache: wanted at most {self.capacity} tokens, came {end}; rewind it or make a larger one")
+        return end
 
     def advance(self, tokens: int) -> None:
         """Counts `tokens` more as read, once every layer has stored them."""

@@ -26,3 +26,5 @@ class Shared:
         """(B, T, C), for blocks that mix it into their input."""
         self.first_values: Tensor | None = None
         """(B, T, H, D) the first layer's, which it leaves here for the others to mix into their own."""
+        self.passing: object = None
+        """What blocks that are computed in another way leave here for the others of their kind."""

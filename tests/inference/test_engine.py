@@ -12,9 +12,9 @@ from plain_writing import CONFIG, EOT, model_of, plainly, token_bytes
 
 from daybreak.config import ConfigError
 from daybreak.inference.engine import Engine
-from daybreak.inference.pages import PAGE
 from daybreak.inference.requests import Busy, Limits, Request
 from daybreak.inference.sampling import Sampling
+from daybreak.model.kv_cache import PAGE
 
 GREEDY = Sampling(0)
 SAMPLINGS = [GREEDY, Sampling(), Sampling(0.8, 20, 0.9, min_p=0.01), Sampling(1.2, typical_p=0.9, repetition_penalty=1.2)]

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from daybreak.inference import trials
-from daybreak.inference.formats import FORMATS, GROUP, Format, QuantLinear, in_format, int4_groups, int8_rows
+from daybreak.inference.formats import FORMATS, Format, QuantLinear, in_format
+from daybreak.inference.rounding import GROUP, int4_groups, int8_rows
 from daybreak.inference.trials import measure, quickest
 from daybreak.model.config import GPTConfig
 from daybreak.model.init import build
@@ -40,14 +41,11 @@ def test_each_quick_way_equals_the_plain_one(name, way, outputs, inputs, biased)
     plain, quick = FORMATS[name].plain(weight, bias)(x), torch.cat([layer(x[:1]), layer(x[1:4]), layer(x[4:])])
     assert quick.shape == (33, outputs)
     assert quick.dtype == torch.float32
-    assert float(((quick - plain).norm(dim=1) / plain.norm(dim=1).clamp_min(1e-6)).max()) <= max(
-        FORMATS[name].error, 1e-2 * (name == "int4")
-    )
+    most = 2 * FORMATS[name].error if way == "aten" else min(FORMATS[name].error, 1e-3)  # ATen does not round activations as the others do
+    assert float(((quick - plain).norm(dim=1) / plain.norm(dim=1).clamp_min(1e-6)).max()) <= most
 
 
-@pytest.mark.parametrize(
-    ("name", "way"), [("int8", "fbgemm"), ("int8", "onednn"), ("int8", "plain"), ("fp16w", "fbgemm"), ("int4", "aten")]
-)
+@pytest.mark.parametrize(("name", "way"), [*WAYS, ("int8", "plain")])
 def test_a_row_does_not_depend_on_its_neighbours(name, way):
     weight, x = drawn(128, 64, scale=0.05), drawn(9, 64, seed=2) * torch.logspace(-2, 2, 9)[:, None]
     layer = FORMATS[name].plain(weight, None) if way == "plain" else made(name, way, weight, None)
