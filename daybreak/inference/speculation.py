@@ -31,11 +31,12 @@ Speculator = Callable[[Request], Guess]
 class PromptLookup:
     """Guesses that what followed the last few tokens before will follow them again (Saxena 2023, "Prompt Lookup Decoding").
 
-    It costs nothing, and is right where a text quotes, lists, or is code.
+    A guess is as long as the ending that it rests on: one token behind one that was seen before, eight behind eight. It costs
+    nothing, and is right where a text quotes, lists, or is code.
     """
 
-    def __init__(self, request: Request, longest: int = 3, shortest: int = 2) -> None:
-        self._sizes = range(longest, shortest - 1, -1)
+    def __init__(self, request: Request, longest: int = 8) -> None:
+        self._sizes = range(longest, 0, -1)
         self._behind: dict[tuple[int, ...], int] = {}  # n-gram -> where what follows its last appearance begins
         self._seen = 0
 
@@ -49,7 +50,7 @@ class PromptLookup:
         for size in self._sizes:
             start = self._behind.get(tuple(tokens[-size:])) if size <= len(tokens) else None
             if start is not None:
-                return tokens[start : start + most]
+                return tokens[start : start + min(most, size)]
         return ()
 
 

@@ -9,7 +9,9 @@ of the MLP. C, D and W are multiples of LANES. */
 
 #include "native.h"
 
-#define PAGE 16 /* tokens that lie side by side in the cache */
+#define PAGE 16     /* tokens that lie side by side in the cache */
+#define TOGETHER 64 /* tokens of one text whose scores are held at once */
+#define ABREAST 8   /* of these, how many meet a vector of keys or values while it is in a register */
 
 enum { GELU, RELU2, SWIGLU };
 
@@ -124,43 +126,142 @@ static void kept(const block *b, const cache *c, const shared *s, int64_t n, flo
     }
 }
 
-/* One query gathers from its text's keys and values: softmax(q K' / sqrt(D)) V. `scores` has room for all of them and a vector more. */
-INLINE void gathered(const block *b, const cache *c, int64_t n, int64_t k, const float *query, float *out, float *scores, const int64_t D) {
-    const int64_t text = c->texts[n], S = c->positions[n] + 1, start = b->band && S > b->band ? S - b->band : 0, count = S - start;
-    const float scale = 1 / sqrtf(D);
-    float largest = -INFINITY;
-    for (int64_t t = 0; t < count; t++) {
-        const float *key = place(b, c, c->keys, text, k, start + t, D);
-        floats sum = {0};
-        for (int64_t d = 0; d < D; d += LANES) sum += at(query + d) * at(key + d);
-        scores[t] = sum_of(sum) * scale;
-        largest = scores[t] > largest ? scores[t] : largest;
-    }
-    floats total = {0};
+/* Scores of `count` keys become weights that sum to one; behind them is room for a vector. */
+static void weighed(float *scores, int64_t count) {
     for (int i = 0; i < LANES; i++) scores[count + i] = -INFINITY; /* the last vector's rest counts nothing */
+    floats most = at(scores), total = {0};
+    for (int64_t t = LANES; t < count; t += LANES) most = where(at(scores + t) > most, at(scores + t), most);
+    float largest = -INFINITY;
+    for (int i = 0; i < LANES; i++) largest = most[i] > largest ? most[i] : largest;
     for (int64_t t = 0; t < count; t += LANES) {
-        floats weight = where(at(scores + t) == -INFINITY, (floats){0}, exponential(at(scores + t) - largest));
+        const floats score = at(scores + t), weight = where(score == -INFINITY, (floats){0}, exponential(score - largest));
         *(floats *)(scores + t) = weight;
         total += weight;
     }
     const float share = 1 / sum_of(total);
+    for (int64_t t = 0; t < count; t += LANES) *(floats *)(scores + t) *= share;
+}
+
+INLINE int64_t first_seen(const block *b, int64_t position) {
+    return b->band && position >= b->band ? position + 1 - b->band : 0;
+}
+
+/* One query gathers from its text's keys and values: softmax(q K' / sqrt(D)) V. `scores` has room for all of them and a vector more.
+   Page by page, as memory is asked for the next page while one is worked on. */
+INLINE void alone(const block *b, const cache *c, int64_t n, int64_t k, const float *query, float *out, float *scores, const int64_t D) {
+    const int64_t text = c->texts[n], start = first_seen(b, c->positions[n]), stop = c->positions[n] + 1;
+    const float scale = 1 / sqrtf(D);
+    for (int64_t page = start / PAGE * PAGE; page < stop; page += PAGE) {
+        const float *keys = place(b, c, c->keys, text, k, page, D), *next = page + PAGE < stop ? place(b, c, c->keys, text, k, page + PAGE, D) : keys;
+        for (int64_t t = page < start ? start - page : 0; t < PAGE && page + t < stop; t++) {
+            floats sum = {0};
+            for (int64_t d = 0; d < D; d += LANES) {
+                __builtin_prefetch(next + t * D + d);
+                sum += at(query + d) * at(keys + t * D + d);
+            }
+            scores[page + t - start] = sum_of(sum) * scale;
+        }
+    }
+    weighed(scores, stop - start);
     memset(out, 0, sizeof(float) * D);
-    for (int64_t t = 0; t < count; t++) {
-        const float *value = place(b, c, c->values, text, k, start + t, D);
-        const float weight = scores[t] * share;
-        for (int64_t d = 0; d < D; d += LANES) *(floats *)(out + d) += at(value + d) * weight;
+    for (int64_t page = start / PAGE * PAGE; page < stop; page += PAGE) {
+        const float *values = place(b, c, c->values, text, k, page, D), *next = page + PAGE < stop ? place(b, c, c->values, text, k, page + PAGE, D) : values;
+        for (int64_t t = page < start ? start - page : 0; t < PAGE && page + t < stop; t++)
+            for (int64_t d = 0; d < D; d += LANES) {
+                __builtin_prefetch(next + t * D + d);
+                *(floats *)(out + d) += at(values + t * D + d) * scores[page + t - start];
+            }
     }
 }
 
-static void attended(const block *b, const cache *c, int64_t n, const float *qkv, float *out, float *scores) {
-    const int64_t D = b->head_size;
-    for (int64_t h = 0; h < b->heads; h++) {
-        const int64_t k = h / (b->heads / b->kv_heads);
-        if (D == 64) /* as nearly always: then the sums stay in registers */
-            gathered(b, c, n, k, qkv + h * D, out + h * D, scores, 64);
-        else
-            gathered(b, c, n, k, qkv + h * D, out + h * D, scores, D);
+/* R rows (stride apart) times a page: for each row and each i of `steps`, sums over j < terms of rows[r, j] page[j, i], added to out. */
+INLINE void rows_times_page(const float *rows, int64_t stride, const float *page, int64_t terms, int64_t steps, float *out, int64_t out_stride,
+                            const int R) {
+    for (int64_t i = 0; i < steps; i += LANES) {
+        floats sums[ABREAST];
+        for (int r = 0; r < R; r++) sums[r] = at(out + r * out_stride + i);
+        for (int64_t j = 0; j < terms; j++) {
+            const floats column = at(page + j * steps + i);
+            for (int r = 0; r < R; r++) sums[r] += column * rows[r * stride + j];
+        }
+        for (int r = 0; r < R; r++) *(floats *)(out + r * out_stride + i) = sums[r];
     }
+}
+
+/* R queries of one text, of tokens n, n + 1, ..., for one head: page by page, so that each key and value is read once for all of them.
+   A page of keys is transposed, and a vector then holds the scores of LANES keys. Returns 0, or 1 where there is no memory. */
+static int together(const block *b, const cache *c, int64_t n, int64_t R, int64_t h, const float *queries, int64_t stride, float *out) {
+    const int64_t D = b->head_size, k = h / (b->heads / b->kv_heads), text = c->texts[n], out_stride = b->heads * D;
+    const int64_t begin = first_seen(b, c->positions[n]) / PAGE * PAGE, end = c->positions[n + R - 1] + 1;
+    const int64_t S = (end - begin + PAGE - 1) / PAGE * PAGE, score_stride = S + LANES;
+    float *scores = calloc(R * score_stride + D * PAGE, sizeof(float)), *turned = scores + R * score_stride;
+    if (!scores) return 1;
+    for (int64_t s = 0; s < S; s += PAGE) {
+        const int64_t count = end - begin - s < PAGE ? end - begin - s : PAGE; /* behind the end nothing has been written yet */
+        const float *keys = place(b, c, c->keys, text, k, begin + s, D);
+        for (int64_t d = 0; d < D; d++)
+            for (int64_t t = 0; t < PAGE; t++) turned[d * PAGE + t] = t < count ? keys[t * D + d] : 0;
+        int64_t r = c->positions[n] < begin + s ? begin + s - c->positions[n] : 0; /* the first that sees any of it */
+        for (; r + ABREAST <= R; r += ABREAST)
+            rows_times_page(queries + r * stride, stride, turned, D, PAGE, scores + r * score_stride + s, score_stride, ABREAST);
+        for (; r < R; r++) rows_times_page(queries + r * stride, stride, turned, D, PAGE, scores + r * score_stride + s, score_stride, 1);
+    }
+    const float scale = 1 / sqrtf(D);
+    for (int64_t r = 0; r < R; r++) {
+        const int64_t position = c->positions[n] + r, start = first_seen(b, position) - begin, stop = position + 1 - begin;
+        float *row = scores + r * score_stride;
+        for (int64_t t = 0; t < stop; t++) row[t] = t < start ? -INFINITY : row[t] * scale;
+        weighed(row, stop);
+        memset(row + stop, 0, sizeof(float) * (score_stride - stop));
+        memset(out + r * out_stride, 0, sizeof(float) * D);
+    }
+    for (int64_t s = 0; s < S; s += PAGE) {
+        const int64_t count = end - begin - s < PAGE ? end - begin - s : PAGE;
+        const float *values = place(b, c, c->values, text, k, begin + s, D);
+        int64_t r = c->positions[n] < begin + s ? begin + s - c->positions[n] : 0;
+        for (; r + ABREAST <= R; r += ABREAST)
+            rows_times_page(scores + r * score_stride + s, score_stride, values, count, D, out + r * out_stride, out_stride, ABREAST);
+        for (; r < R; r++)
+            rows_times_page(scores + r * score_stride + s, score_stride, values, count, D, out + r * out_stride, out_stride, 1);
+    }
+    free(scores);
+    return 0;
+}
+
+/* Head h of tokens n to n + R, of one text. */
+static int gathered(const block *b, const cache *c, int64_t n, int64_t R, int64_t h, const float *qkv, float *out, float *scores) {
+    const int64_t D = b->head_size, stride = (b->heads + 2 * b->kv_heads) * D, k = h / (b->heads / b->kv_heads);
+    const float *queries = qkv + n * stride + h * D;
+    out += (n * b->heads + h) * D;
+    if (R >= ABREAST) return together(b, c, n, R, h, queries, stride, out);
+    for (int64_t r = 0; r < R; r++, queries += stride, out += b->heads * D)
+        if (D == 64) /* as nearly always: then the sums stay in registers */
+            alone(b, c, n + r, k, queries, out, scores, 64);
+        else
+            alone(b, c, n + r, k, queries, out, scores, D);
+    return 0;
+}
+
+/* Every token gathers from its own text, head by head. Returns 0, or 1 where there is no memory. */
+static int attended(const block *b, const cache *c, const float *qkv, int64_t N, float *out, int threads) {
+    const int64_t H = b->heads;
+    int64_t S = 0, runs = 0, *starts = malloc(sizeof(int64_t) * (N + 1)); /* of stretches of tokens of one text */
+    if (!starts) return 1;
+    for (int64_t n = 0; n < N; n++) {
+        S = c->positions[n] + 1 > S ? c->positions[n] + 1 : S;
+        if (!n || c->texts[n] != c->texts[n - 1] || n - starts[runs - 1] == TOGETHER) starts[runs++] = n;
+    }
+    starts[runs] = N;
+    float *scores = malloc(sizeof(float) * runs * H * (S + LANES));
+    int failed = !scores;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(| : failed) if (threads > 1 && N * S > 1000)
+    for (int64_t job = 0; job < (scores ? runs * H : 0); job++) {
+        const int64_t run = job / H, h = job % H;
+        failed |= gathered(b, c, starts[run], starts[run + 1] - starts[run], h, qkv, out, scores + job * (S + LANES));
+    }
+    free(scores);
+    free(starts);
+    return failed;
 }
 
 /* What the MLP does between its products; `gate` for SwiGLU alone. */
@@ -182,28 +283,28 @@ static void activated(const block *b, float *up, const float *gate, int64_t coun
 /* x (N, C) -> y (N, C). Returns 0, or 1 where there is no memory. */
 int block_forward(const block *b, const cache *c, const shared *s, const float *x, int64_t N, float *y, int threads) {
     const int64_t C = b->width, D = b->head_size, all = (b->heads + 2 * b->kv_heads) * D, W = b->up->outputs;
-    int64_t S = 0;
-    for (int64_t n = 0; n < N; n++) S = c->positions[n] + 1 > S ? c->positions[n] + 1 : S;
-    S += LANES;
-    float *room = malloc(sizeof(float) * (N * (C + all + b->heads * D + (b->gate ? 2 : 1) * W) + N * S));
+    float *room = malloc(sizeof(float) * (N * (C + all + b->heads * D + (b->gate ? 2 : 1) * W)));
     if (!room) return 1;
     float *part = room, *qkv = part + N * C, *heads = qkv + N * all, *up = heads + N * b->heads * D, *gate = b->gate ? up + N * W : NULL;
-    float *scores = up + (b->gate ? 2 : 1) * N * W;
     int failed = 0;
 
-    for (int64_t i = 0; i < N * C; i++) y[i] = b->shortcut ? b->shortcut[0] * x[i] + b->shortcut[1] * s->embedding[i] : x[i];
-    for (int64_t n = 0; n < N; n++) normalised(y + n * C, C, b->rms, b->norm_epsilon, b->attention_gain, b->attention_bias, part + n * C);
+#define EACH_TOKEN _Pragma("omp parallel for num_threads(threads) if (threads > 1 && N >= 16)") for (int64_t n = 0; n < N; n++)
+    EACH_TOKEN {
+        for (int64_t i = n * C; i < (n + 1) * C; i++) y[i] = b->shortcut ? b->shortcut[0] * x[i] + b->shortcut[1] * s->embedding[i] : x[i];
+        normalised(y + n * C, C, b->rms, b->norm_epsilon, b->attention_gain, b->attention_bias, part + n * C);
+    }
     failed |= b->product(b->qkv, part, N, qkv, threads);
-    for (int64_t n = 0; n < N; n++) kept(b, c, s, n, qkv + n * all);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (N > 1 && N * S > 1000)
-    for (int64_t n = 0; n < N; n++) attended(b, c, n, qkv + n * all, heads + n * b->heads * D, scores + n * S);
+    EACH_TOKEN kept(b, c, s, n, qkv + n * all);
+    failed |= attended(b, c, qkv, N, heads, threads);
     failed |= b->product(b->out, heads, N, part, threads);
-    for (int64_t i = 0; i < N * C; i++) y[i] += part[i];
 
-    for (int64_t n = 0; n < N; n++) normalised(y + n * C, C, b->rms, b->norm_epsilon, b->mlp_gain, b->mlp_bias, part + n * C);
+    EACH_TOKEN {
+        for (int64_t i = n * C; i < (n + 1) * C; i++) y[i] += part[i];
+        normalised(y + n * C, C, b->rms, b->norm_epsilon, b->mlp_gain, b->mlp_bias, part + n * C);
+    }
     failed |= b->product(b->up, part, N, up, threads);
     if (gate) failed |= b->product(b->gate, part, N, gate, threads);
-    activated(b, up, gate, N * W);
+    EACH_TOKEN activated(b, up + n * W, gate + (gate ? n * W : 0), W);
     failed |= b->product(b->down, up, N, part, threads);
     for (int64_t i = 0; i < N * C; i++) y[i] += part[i];
     free(room);

@@ -1,8 +1,8 @@
-"""Blocks that take a few tokens through all of their parts in one call of `block.c`.
+"""Blocks that take tokens through all of their parts in one call of `block.c`.
 
-A block in a number format is a chain of some forty small operations around four products. For a token or a few, in a model on a CPU whose
-products our own kernels compute, `native_block` puts one call in the place of the chain; for more tokens, or without a cache that it can
-read in place, the chain is as it was. Whoever hooks into a block's parts takes the model in fp32, which is never changed.
+A block in a number format is a chain of some forty small operations around four products. In a model on a CPU whose products our own
+kernels compute, `native_block` puts one call in the place of the chain; without a cache that it can work on in place, the chain is as it
+was. Whoever hooks into a block's parts takes the model in fp32, which is never changed.
 
 B batch, T tokens, N = B T, C d_model, K heads of keys and values, D head size.
 """
@@ -24,8 +24,8 @@ from daybreak.model.kv_cache import KVCache, Layout
 from daybreak.model.shared import Shared
 from daybreak.model.shortcuts import EmbeddingShortcut, ValueResidual
 
-MOST = 64
-"""Tokens in a call: of more, as of a prompt, torch's attention makes better use."""
+MOST = 1024
+"""Tokens in a call, which needs memory for what is between for all of them."""
 
 _ACTIVATIONS = ("gelu", "relu2", "swiglu")
 """As `block.c` numbers them."""
@@ -93,7 +93,7 @@ class _Pass:
 
 @final
 class NativeBlock(nn.Module):
-    """A block that is one call for a few tokens, and otherwise what it was."""
+    """A block that is one call, and without a cache what it was."""
 
     def __init__(self, block: Block, config: GPTConfig, products: dict[str, Product]) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def native_block(block: Any, config: GPTConfig) -> nn.Module:
     if len(found) < len(linears) or len({product.name for product in found.values()}) > 1:
         return block  # type: ignore[no-any-return]
     lanes = library().lanes()
-    if config.d_model % lanes or config.head_size % lanes or config.mlp_width % lanes or config.activation not in _ACTIVATIONS:
+    if config.d_model % lanes or config.head_size % lanes or config.mlp_width % lanes or config.head_size > 256:
         return block  # type: ignore[no-any-return]
     return NativeBlock(block, config, found)
 

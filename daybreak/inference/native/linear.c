@@ -55,8 +55,11 @@ INLINE void put(const layer *of, int64_t panel, const floats *sums, float *y) {
     floats done[WIDE];
     for (int v = 0; v < WIDE; v++)
         done[v] = of->bias ? sums[v] + *(const floats *)(of->bias + panel * PANEL + v * LANES) : sums[v];
-    int64_t left = of->outputs - panel * PANEL;
-    memcpy(y + panel * PANEL, done, sizeof(float) * (left < PANEL ? left : PANEL));
+    const int64_t left = of->outputs - panel * PANEL;
+    if (left >= PANEL)
+        memcpy(y + panel * PANEL, done, sizeof(done)); /* of a known size: as many instructions as vectors */
+    else
+        memcpy(y + panel * PANEL, done, sizeof(float) * left);
 }
 
 /* Calls `kernel` with the number of rows as a constant, ROWS at most, so that their sums stay in registers. */
@@ -172,6 +175,7 @@ static void amx_panel(const layer *of, int64_t panel, const quantized *x, int64_
         const int8_t *rows = x->bytes + n * x->stride;
         _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
         for (int64_t k = 0; k < x->stride; k += 64) {
+            if (n == 0 && pair == 0) ahead(w + k * PANEL, 64 * PANEL);
             _tile_loadd(4, rows + k, x->stride);
             _tile_loadd(5, rows + 16 * x->stride + k, x->stride);
             _tile_loadd(6, w + k * PANEL, 4 * PANEL);
