@@ -29,13 +29,13 @@ def _mend(folder: Path) -> None:
     """
     for path in folder.glob("??/*"):
         with contextlib.suppress(files.Held, OSError):  # another process mends it, too, or it is not ours to mend
-            if path.is_file() and _is_torn(path):
+            if path.is_file() and is_torn(path):
                 with files.locked(folder / "locks" / f"{path.name.partition('.')[0]}.lock"):
-                    if _is_torn(path):  # still, and nobody writes it
+                    if is_torn(path):  # still, and nobody writes it
                         path.unlink()
 
 
-def _is_torn(path: Path) -> bool:
+def is_torn(path: Path) -> bool:
     """Whether a file is empty, or a library (ELF) that ends before its table of sections, which is written last."""
     size = path.stat().st_size
     if size == 0 or path.suffix != ".so":

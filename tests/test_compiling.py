@@ -53,7 +53,7 @@ def test_a_file_that_another_process_takes_away_meanwhile_is_no_problem(monkeypa
 
     for path in (gone, written):
         files.write_bytes(path, b"by now a library")
-    monkeypatch.setattr(compiling, "_is_torn", is_torn)
+    monkeypatch.setattr(compiling, "is_torn", is_torn)
     compiling.keep()
     assert looks.count(gone) == looks.count(written) == 2
     assert written.is_file()

@@ -32,11 +32,21 @@ def doctor(
     import torch
 
     from daybreak import checkpoint, files, machine
+    from daybreak.inference.native.library import Unavailable, library
 
     device = machine.choose_device()
     precision = machine.choose_precision(device)
     missing = {name: gives for name, gives in _OPTIONAL.items() if importlib.util.find_spec(name) is None}
-    findings: dict[str, Any] = {**machine.facts(device, precision), "threads": torch.get_num_threads(), "missing": missing}
+    try:
+        kernels = f"for decoding on the CPU, {library().lanes()} numbers at once"
+    except Unavailable as problem:
+        kernels = f"none of our own for decoding on the CPU, so it takes up to twice as long: {problem}"
+    findings: dict[str, Any] = {
+        **machine.facts(device, precision),
+        "threads": torch.get_num_threads(),
+        "kernels": kernels,
+        "missing": missing,
+    }
     lines = [f"{name:11}{value}" for name, value in findings.items() if name != "missing"]
     if bench:
         from daybreak.shares import Ceilings

@@ -21,8 +21,10 @@ from typing import Any
 import torch
 
 from daybreak import files
+from daybreak.compiling import is_torn
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.h", "linear.c", "block.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("linear.c", "block.c"))
+HEADER = Path(__file__).with_name("native.h")
 
 OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 FOR_THIS_PROCESSOR = ("-march=native", "-mcpu=native")
@@ -50,60 +52,63 @@ def library() -> Any:
     """The kernels, compiled and loaded. Raises Unavailable."""
     if os.environ.get("DAYBREAK_NATIVE") == "0":
         raise Unavailable("DAYBREAK_NATIVE=0 leaves them out")
-    return _opened(os.environ.get("CC") or "cc", files.cache_folder() / "native")
+    found = _opened(os.environ.get("CC") or "cc", files.cache_folder() / "native")
+    if isinstance(found, Unavailable):
+        raise found
+    return found
 
 
 @cache
 def _opened(compiler: str, folder: Path) -> Any:
-    openmp = _openmp()
-    tries = [(machine, *more) for more in ((("-fopenmp",), ()) if openmp else ((),)) for machine in FOR_THIS_PROCESSOR]
-    for options in tries:
-        path = folder / f"{_name(options)}.so"
-        if path.is_file():
-            break
-    else:
-        path = _compiled(compiler, tries, folder)
+    """Tried once in a process: the kernels, or why there are none."""
     try:
-        return loaded(path)
+        return loaded(_kept(compiler, folder))
+    except Unavailable as problem:
+        return problem
     except OSError as error:
-        raise Unavailable(f"{path}: cannot be loaded ({error})") from None
+        return Unavailable(f"they cannot be loaded ({error})")
 
 
-def _compiled(compiler: str, tries: list[tuple[str, ...]], folder: Path) -> Path:
+def _kept(compiler: str, folder: Path) -> Path:
+    """Where the compiled kernels lie, compiled now where they do not yet."""
+    with_threads = [("-fopenmp",), ()] if _openmp() else [()]
+    tries = [(machine, *more) for more in with_threads for machine in FOR_THIS_PROCESSOR]
+    paths = (folder / f"{_name(options)}.so" for options in tries)
+    if (path := next((path for path in paths if path.is_file() and not is_torn(path)), None)) is not None:
+        return path
     command = shutil.which(compiler)
     if command is None:
         raise Unavailable(f"no C compiler: {compiler} is not on the path; install gcc or clang, or name one in $CC")
-    said = ""
+    problems = []
     for options in tries:
         try:
-            path = folder / f"{_name(options)}.so"
-            files.write_bytes(path, compiled(command, options))
-            return path
-        except Unavailable as error:
-            said = said or str(error)
+            content = compiled(command, options)
+        except Unavailable as problem:
+            problems.append(problem)
+            continue
+        path = folder / f"{_name(options)}.so"
+        try:
+            files.write_bytes(path, content)
         except OSError as error:
-            raise Unavailable(f"{folder}: cannot be written ({error})") from None
-    raise Unavailable(said)
+            raise Unavailable(f"{path}: cannot be written ({error.strerror})") from None
+        return path
+    raise problems[0]
 
 
 def compiled(command: str, options: tuple[str, ...]) -> bytes:
     """The shared library that a compiler makes of the sources. Raises Unavailable with what it said."""
     with tempfile.TemporaryDirectory() as name:
-        whole, parts = Path(name) / "native.so", []
-        steps: list[list[str]] = []
-        for source in SOURCES:
-            if source.suffix == ".c":
-                parts.append(str(Path(name) / f"{source.stem}.o"))
-                steps.append([*OPTIONS, *options, "-c", str(source), "-o", parts[-1]])
+        whole, parts = f"{name}/native.so", [f"{name}/{source.stem}.o" for source in SOURCES]
+        compiling = [[*OPTIONS, *options, "-c", str(source), "-o", part] for source, part in zip(SOURCES, parts, strict=True)]
         # Linked apart, without OpenMP's own library: torch has brought one already, and two in a process disturb each other.
-        for step in [*steps, ["-shared", *parts, "-o", str(whole)]]:
+        for step in [*compiling, ["-shared", *parts, "-o", whole]]:
             try:
                 done = subprocess.run([command, *step], capture_output=True, text=True, errors="replace", timeout=120, check=False)
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise Unavailable(f"{command} failed ({error})") from None
             if done.returncode:
                 raise Unavailable(f"{command} failed: {(done.stderr.strip() or 'it said nothing').splitlines()[0]}")
-        return whole.read_bytes()
+        return Path(whole).read_bytes()
 
 
 def loaded(path: Path) -> Any:
@@ -131,15 +136,9 @@ def _openmp() -> bool:
 
 def _name(options: tuple[str, ...]) -> str:
     """Of what these options make of the source on a processor like this one."""
-    told = [
-        *(source.read_text(encoding="utf-8") for source in SOURCES),
-        *OPTIONS,
-        *options,
-        platform.system(),
-        platform.machine(),
-        _processor(),
-    ]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+    sources = [path.read_text(encoding="utf-8") for path in (HEADER, *SOURCES)]
+    told = "\n".join([*sources, *OPTIONS, *options, platform.system(), platform.machine(), _processor()])
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def _processor() -> str:
