@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -166,8 +167,9 @@ def ctranslate2(folder: Path) -> Writer:
     return write
 
 
-def in_our_format(folder: Path, name: str) -> Writer:
-    """As `daybreak sample` opens it."""
+def in_our_format(folder: Path, name: str, native: bool = True) -> Writer:
+    """As `daybreak sample` opens it, with the kernels of our own or by torch's operations alone."""
+    os.environ["DAYBREAK_NATIVE"] = str(int(native))
     return ours(load(folder, device="cpu", dtype=name).gpt)
 
 
@@ -182,6 +184,7 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Writer]]] = {
 
 WRITERS: dict[str, Callable[[Path], Writer]] = {
     **{name: partial(in_our_format, name=name) for name in ("fp32", *FORMATS)},
+    **{f"{name} by torch": partial(in_our_format, name=name, native=False) for name, form in FORMATS.items() if "native" in form.quick},
     **{name: make for name, (_, make) in PEERS.items()},
 }
 

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 import torch
 from record import RESULTS, bar, record
 
-from daybreak import loading
+from daybreak import loading, machine
 from daybreak.data.encoders import BytePairs
 from daybreak.data.ranks import BYTES_IN_ORDER
 from daybreak.data.tokenizer import Tokenizer, load_tokenizer
@@ -488,6 +488,7 @@ def cost_part() -> tuple[list[Any], dict[str, Any]]:
     One after another is told for texts that are drawn and for greedy ones. A random model's greedy texts soon go in circles, where the
     guesses that a lone text is helped with nearly all come true, as they would not for people's texts.
     """
+    machine.prepare_serving()  # the bare engine has its memory as the server has
     torch.set_num_threads(1)
     model = big_model()
     rates: dict[str, list[float]] = {"engine 8": [], "server 8": [], "engine 1 int8": [], "server 32 int8": []}
