@@ -2,8 +2,8 @@
 
     DAYBREAK_GPT2_VOCAB=gpt2.tiktoken python benchmarks/decode.py [--rounds 5]
 
-The weights are random and the same for all. Each writer has a process of its own, as the libraries do not bear with each other everywhere
-(on processors with AMX, llama.cpp and oneDNN configure the same registers). Milliseconds are the processor's, the smallest of some rounds;
+The weights are random and the same for all. Each writer has a process of its own, as libraries that bring their own threads and
+registers disturb each other. Milliseconds are the processor's, the smallest of some rounds;
 those of a token are of 49 new tokens behind a prompt of 16, less those of one, divided by 48. Peers that are not installed are left out,
 and their bars with them: `pip install transformers llama-cpp-python gguf ctranslate2`.
 
