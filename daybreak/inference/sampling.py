@@ -190,7 +190,9 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     of 50,257 takes 11 ms, a fifth of a small model's step.
     """
     V = probabilities.shape[-1]
-    whole = probabilities[:, : V - V % _BLOCK].unflatten(-1, (-1, _BLOCK))  # (B, V / 256, 256), a view: copying takes as long as summing
+    whole = probabilities[:, : V - V % _BLOCK].view(
+        len(probabilities), V // _BLOCK, _BLOCK
+    )  # (B, V / 256, 256), a view: copying takes as long as summing
     sums = [whole.sum(dim=-1, dtype=torch.float64), probabilities[:, V - V % _BLOCK :].sum(dim=-1, keepdim=True, dtype=torch.float64)]
     edges = functional.pad(torch.cat(sums, dim=-1).cumsum(dim=-1), (1, 0))
     block, target = _met(edges, uniforms.to(edges)[:, None] * edges[:, -1:])
