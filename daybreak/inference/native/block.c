@@ -152,7 +152,8 @@ INLINE void alone(const block *b, const cache *c, int64_t n, int64_t k, const fl
     const int64_t text = c->texts[n], start = first_seen(b, c->positions[n]), stop = c->positions[n] + 1;
     const float scale = 1 / sqrtf(D);
     for (int64_t page = start / PAGE * PAGE; page < stop; page += PAGE) {
-        const float *keys = place(b, c, c->keys, text, k, page, D), *next = page + PAGE < stop ? place(b, c, c->keys, text, k, page + PAGE, D) : keys;
+        const float *keys = place(b, c, c->keys, text, k, page, D);
+        const float *next = page + PAGE < stop ? place(b, c, c->keys, text, k, page + PAGE, D) : keys;
         for (int64_t t = page < start ? start - page : 0; t < PAGE && page + t < stop; t++) {
             floats sum = {0};
             for (int64_t d = 0; d < D; d += LANES) {
@@ -165,7 +166,8 @@ INLINE void alone(const block *b, const cache *c, int64_t n, int64_t k, const fl
     weighed(scores, stop - start);
     memset(out, 0, sizeof(float) * D);
     for (int64_t page = start / PAGE * PAGE; page < stop; page += PAGE) {
-        const float *values = place(b, c, c->values, text, k, page, D), *next = page + PAGE < stop ? place(b, c, c->values, text, k, page + PAGE, D) : values;
+        const float *values = place(b, c, c->values, text, k, page, D);
+        const float *next = page + PAGE < stop ? place(b, c, c->values, text, k, page + PAGE, D) : values;
         for (int64_t t = page < start ? start - page : 0; t < PAGE && page + t < stop; t++)
             for (int64_t d = 0; d < D; d += LANES) {
                 __builtin_prefetch(next + t * D + d);
@@ -175,8 +177,8 @@ INLINE void alone(const block *b, const cache *c, int64_t n, int64_t k, const fl
 }
 
 /* R rows (stride apart) times a page: for each row and each i of `steps`, sums over j < terms of rows[r, j] page[j, i], added to out. */
-INLINE void rows_times_page(const float *rows, int64_t stride, const float *page, int64_t terms, int64_t steps, float *out, int64_t out_stride,
-                            const int R) {
+INLINE void rows_times_page(
+    const float *rows, int64_t stride, const float *page, int64_t terms, int64_t steps, float *out, int64_t out_stride, const int R) {
     for (int64_t i = 0; i < steps; i += LANES) {
         floats sums[ABREAST];
         for (int r = 0; r < R; r++) sums[r] = at(out + r * out_stride + i);
@@ -228,38 +230,38 @@ static int together(const block *b, const cache *c, int64_t n, int64_t R, int64_
     return 0;
 }
 
-/* Head h of tokens n to n + R, of one text. */
-static int gathered(const block *b, const cache *c, int64_t n, int64_t R, int64_t h, const float *qkv, float *out, float *scores) {
+/* Head h of the R tokens from n on, which are of one text. Returns 0, or 1 where there is no memory. */
+static int gathered(const block *b, const cache *c, int64_t n, int64_t R, int64_t h, const float *qkv, float *out) {
     const int64_t D = b->head_size, stride = (b->heads + 2 * b->kv_heads) * D, k = h / (b->heads / b->kv_heads);
     const float *queries = qkv + n * stride + h * D;
     out += (n * b->heads + h) * D;
     if (R >= ABREAST) return together(b, c, n, R, h, queries, stride, out);
+    float *scores = malloc(sizeof(float) * (c->positions[n + R - 1] + 1 + LANES));
+    if (!scores) return 1;
     for (int64_t r = 0; r < R; r++, queries += stride, out += b->heads * D)
         if (D == 64) /* as nearly always: then the sums stay in registers */
             alone(b, c, n + r, k, queries, out, scores, 64);
         else
             alone(b, c, n + r, k, queries, out, scores, D);
+    free(scores);
     return 0;
 }
 
 /* Every token gathers from its own text, head by head. Returns 0, or 1 where there is no memory. */
 static int attended(const block *b, const cache *c, const float *qkv, int64_t N, float *out, int threads) {
-    const int64_t H = b->heads;
-    int64_t S = 0, runs = 0, *starts = malloc(sizeof(int64_t) * (N + 1)); /* of stretches of tokens of one text */
+    int64_t runs = 0, seen = 0, *starts = malloc(sizeof(int64_t) * (N + 1)); /* of stretches of tokens of one text */
     if (!starts) return 1;
     for (int64_t n = 0; n < N; n++) {
-        S = c->positions[n] + 1 > S ? c->positions[n] + 1 : S;
+        seen += c->positions[n] + 1;
         if (!n || c->texts[n] != c->texts[n - 1] || n - starts[runs - 1] == TOGETHER) starts[runs++] = n;
     }
     starts[runs] = N;
-    float *scores = malloc(sizeof(float) * runs * H * (S + LANES));
-    int failed = !scores;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(| : failed) if (threads > 1 && N * S > 1000)
-    for (int64_t job = 0; job < (scores ? runs * H : 0); job++) {
-        const int64_t run = job / H, h = job % H;
-        failed |= gathered(b, c, starts[run], starts[run + 1] - starts[run], h, qkv, out, scores + job * (S + LANES));
+    int failed = 0;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(| : failed) if (threads > 1 && seen > 1000)
+    for (int64_t job = 0; job < runs * b->heads; job++) {
+        const int64_t run = job / b->heads, h = job % b->heads;
+        failed |= gathered(b, c, starts[run], starts[run + 1] - starts[run], h, qkv, out);
     }
-    free(scores);
     free(starts);
     return failed;
 }
@@ -288,9 +290,11 @@ int block_forward(const block *b, const cache *c, const shared *s, const float *
     float *part = room, *qkv = part + N * C, *heads = qkv + N * all, *up = heads + N * b->heads * D, *gate = b->gate ? up + N * W : NULL;
     int failed = 0;
 
-#define EACH_TOKEN _Pragma("omp parallel for num_threads(threads) if (threads > 1 && N >= 16)") for (int64_t n = 0; n < N; n++)
+#define EACH_TOKEN \
+    _Pragma("omp parallel for num_threads(threads) if (threads > 1 && N >= 16)") for (int64_t n = 0; n < N; n++)
     EACH_TOKEN {
-        for (int64_t i = n * C; i < (n + 1) * C; i++) y[i] = b->shortcut ? b->shortcut[0] * x[i] + b->shortcut[1] * s->embedding[i] : x[i];
+        for (int64_t i = n * C; i < (n + 1) * C; i++)
+            y[i] = b->shortcut ? b->shortcut[0] * x[i] + b->shortcut[1] * s->embedding[i] : x[i];
         normalised(y + n * C, C, b->rms, b->norm_epsilon, b->attention_gain, b->attention_bias, part + n * C);
     }
     failed |= b->product(b->qkv, part, N, qkv, threads);

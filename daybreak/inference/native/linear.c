@@ -21,8 +21,8 @@ N rows of x, K inputs, M outputs. */
 #define WIDE 4 /* vectors of outputs in a panel */
 #define PANEL (WIDE * LANES)
 
-/* Asks for the weights that are read a page later. Processors look ahead by themselves, but not beyond a page, and one that waits for memory
-   at each gets a half of what it could (docs/LOG.md). */
+/* Asks for the weights that are read a page later. Processors look ahead by themselves, but not beyond a page, and one that waits for
+   memory at each gets a half of what it could (docs/LOG.md). */
 INLINE void ahead(const void *w, int bytes) {
     for (int line = 0; line < bytes; line += 64) __builtin_prefetch((const char *)w + 4096 + line);
 }

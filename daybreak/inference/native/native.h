@@ -1,7 +1,7 @@
 /* What the kernels share: vectors of numbers for any processor, and a layer.
 
-LANES numbers of 32 bits in a vector. Vectors are GCC's and Clang's own types, which know + and * (gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html);
-only what these cannot say is written by processor. */
+LANES numbers of 32 bits in a vector. Vectors are GCC's and Clang's own types, which know + and *
+(gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html); only what these cannot say is written by processor. */
 
 #pragma once
 
