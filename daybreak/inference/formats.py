@@ -40,14 +40,20 @@ class Format:
     plain: Pack
     quick: Mapping[str, Pack]
     error: float
-    """How far a quick way may be from the plain one, as a share of the result's norm: rounding of sums, with ATen's int4 of activations."""
+    """How far a quick way may be from the plain one, as a share of the result's norm: rounding of sums, and what a way rounds besides."""
 
 
 # --- bf16: 8 bits of mantissa for weights and activations -------------------------------------------------------------------------
 
 
-def bf16(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Both in bfloat16, summed in fp32 by the hardware."""
+def bf16_plain(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Rounds both, and multiplies and sums in fp32, where products of two such numbers are exact."""
+    weight16 = weight.bfloat16()
+    return lambda x: F.linear(x.bfloat16().float(), weight16.float(), bias)
+
+
+def bf16_torch(weight: Tensor, bias: Tensor | None) -> Linear:
+    """By oneDNN, which rounds the result, too."""
     weight16, bias16 = weight.bfloat16(), None if bias is None else bias.bfloat16()
     return lambda x: F.linear(x.bfloat16(), weight16, bias16).float()
 
@@ -161,7 +167,7 @@ def int4_aten(weight: Tensor, bias: Tensor | None) -> Linear:
 
 
 FORMATS: dict[str, Format] = {
-    "bf16": Format(bf16, {}, 0.0),
+    "bf16": Format(bf16_plain, {"native": panels.bf16, "torch": bf16_torch}, 1e-2),
     "fp16w": Format(fp16w_plain, {"native": panels.fp16w, "fbgemm": fp16w_fbgemm}, 1e-5),
     "int8": Format(int8_plain, {"native": panels.int8, "fbgemm": int8_fbgemm, "onednn": int8_onednn}, 1e-3),
     "int4": Format(int4_plain, {"native": panels.int4, "aten": int4_aten}, 1e-2),

@@ -41,7 +41,8 @@ def test_each_quick_way_equals_the_plain_one(name, way, outputs, inputs, biased)
     plain, quick = FORMATS[name].plain(weight, bias)(x), torch.cat([layer(x[:1]), layer(x[1:4]), layer(x[4:])])
     assert quick.shape == (33, outputs)
     assert quick.dtype == torch.float32
-    most = 2 * FORMATS[name].error if way == "aten" else min(FORMATS[name].error, 1e-3)  # ATen does not round activations as the others do
+    # ATen does not round activations as the others do, and torch's bf16 rounds its results.
+    most = 2 * FORMATS[name].error if way in ("aten", "torch") else min(FORMATS[name].error, 1e-3)
     assert float(((quick - plain).norm(dim=1) / plain.norm(dim=1).clamp_min(1e-6)).max()) <= most
 
 

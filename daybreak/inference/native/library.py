@@ -96,7 +96,7 @@ def _kept(compiler: str, folder: Path) -> Path:
 
 
 def compiled(command: str, options: tuple[str, ...]) -> bytes:
-    """The shared library that a compiler makes of the sources. Raises Unavailable with what it said."""
+    """The shared library that a compiler makes of the sources, tried. Raises Unavailable with what it said."""
     with tempfile.TemporaryDirectory() as name:
         whole, parts = f"{name}/native.so", [f"{name}/{source.stem}.o" for source in SOURCES]
         compiling = [[*OPTIONS, *options, "-c", str(source), "-o", part] for source, part in zip(SOURCES, parts, strict=True)]
@@ -108,6 +108,10 @@ def compiled(command: str, options: tuple[str, ...]) -> bytes:
                 raise Unavailable(f"{command} failed ({error})") from None
             if done.returncode:
                 raise Unavailable(f"{command} failed: {(done.stderr.strip() or 'it said nothing').splitlines()[0]}")
+        try:
+            loaded(Path(whole))  # Clang's OpenMP is not torch's, which shows only here
+        except OSError as error:
+            raise Unavailable(f"what {command} made cannot be loaded ({error})") from None
         return Path(whole).read_bytes()
 
 
@@ -116,7 +120,7 @@ def loaded(path: Path) -> Any:
     found = ctypes.CDLL(str(path))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     found.lanes.restype = found.panel_width.restype = number
-    for name in ("fp16w_linear", "int8_linear", "int4_linear"):
+    for name in ("fp16w_linear", "bf16_linear", "int8_linear", "int4_linear"):
         getattr(found, name).argtypes = (pointer, pointer, number, pointer, ctypes.c_int)
     found.block_forward.argtypes = (pointer, pointer, pointer, pointer, number, pointer, ctypes.c_int)
     return found

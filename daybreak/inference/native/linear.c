@@ -80,6 +80,65 @@ INLINE void put(const layer *of, int64_t panel, const floats *sums, float *y) {
 int64_t lanes(void) { return LANES; }
 int64_t panel_width(void) { return PANEL; }
 
+/* --- Intel's AMX: 16 rows of 64 bytes times 16 outputs of as many, in one instruction ---------------------------------------------
+   For prompts and batches some four times as fast. Of its eight registers two hold 16 rows each, two 16 outputs each, four the products. */
+
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__) && LANES == 16
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int amx_is_there(void) { /* Linux gives the registers to who asks for them, once in a process */
+    static int known = -1;
+    if (known < 0) known = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
+    return known;
+}
+
+static void amx_begin(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = 64, shape.rows[tile] = 16;
+    /* Not _tile_loadconfig, which in older GCCs says to read eight bytes only, so that the rest need not have been written. */
+    __asm__ volatile("ldtilecfg %0" ::"m"(shape) : "memory");
+}
+
+static void amx_end(void) { __asm__ volatile("tilerelease" ::: "memory"); }
+
+/* name(w, rows, bytes, sums): 32 rows of so many bytes, one behind the other, times a panel: (32, PANEL). With `fresh` weights that are
+   read for the first time. */
+#define AMX_PANEL(name, multiply) \
+    static void name(const uint8_t *w, const uint8_t *rows, int64_t bytes, int fresh, void *to) { \
+        int32_t *sums = to; \
+        for (int half = 0; half < 2; half++) { \
+            _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); \
+            for (int64_t k = 0; k < bytes; k += 64) { \
+                const uint8_t *outputs = w + k * PANEL + half * 128; \
+                if (fresh && !half) ahead(outputs, 64 * PANEL); \
+                _tile_loadd(4, rows + k, bytes); \
+                _tile_loadd(5, rows + 16 * bytes + k, bytes); \
+                _tile_loadd(6, outputs, 4 * PANEL); \
+                _tile_loadd(7, outputs + 64, 4 * PANEL); \
+                multiply(0, 4, 6); multiply(1, 4, 7); multiply(2, 5, 6); multiply(3, 5, 7); \
+            } \
+            _tile_stored(0, sums + half * 32, 4 * PANEL); \
+            _tile_stored(1, sums + half * 32 + 16, 4 * PANEL); \
+            _tile_stored(2, sums + 16 * PANEL + half * 32, 4 * PANEL); \
+            _tile_stored(3, sums + 16 * PANEL + half * 32 + 16, 4 * PANEL); \
+        } \
+    }
+AMX_PANEL(amx_int8, _tile_dpbsud)
+AMX_PANEL(amx_bf16, _tile_dpbf16ps)
+#define AMX(N, bytes) ((N) >= 12 && (bytes) % 64 == 0 && amx_is_there())
+#else
+#define AMX(N, bytes) 0
+static void amx_begin(void) {}
+static void amx_end(void) {}
+#define amx_int8(w, rows, bytes, fresh, sums) memset(sums, 0, 0)
+#define amx_bf16 amx_int8
+#endif
+
 /* --- fp16w: weights in fp16, x and all sums in fp32 -------------------------------------------------------------------------------- */
 
 INLINE void fp16w_panel(const layer *of, int64_t panel, const float *x, float *y, int R) {
@@ -107,6 +166,70 @@ int fp16w_linear(const layer *of, const float *x, int64_t N, float *y, int threa
             FOR_ROWS(N - n, KERNEL)
 #undef KERNEL
         }
+    return 0;
+}
+
+/* --- bf16: weights and x in bf16, by pairs of inputs; sums in fp32 -------------------------------------------------------------------- */
+
+/* sum + the two numbers of each lane of w times those of x. */
+INLINE floats two_more(floats sum, words w, words x) {
+#if defined(__AVX512BF16__) && LANES == 16
+    __asm__("vdpbf16ps %1, %2, %0" : "+v"(sum) : "v"(w), "v"(x)); /* its intrinsic lets Clang 16 crash */
+    return sum;
+#else
+    return sum + (floats)(w << 16) * (floats)(x << 16) + (floats)(w & 0xffff0000) * (floats)(x & 0xffff0000);
+#endif
+}
+
+/* To the nearest, ties to even. No number stays none. */
+INLINE uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+INLINE void bf16_panel(const layer *of, int64_t panel, const uint8_t *x, int64_t bytes, float *y, int R) {
+    const uint8_t *w = (const uint8_t *)of->weight + panel * bytes * PANEL;
+    floats sums[ROWS][WIDE] = {0};
+    for (int64_t k = 0; k < bytes; k += 4, w += 4 * PANEL) {
+        ahead(w, 4 * PANEL);
+        for (int r = 0; r < R; r++) {
+            const words two = (words)four_of((const int8_t *)x + r * bytes + k);
+            for (int v = 0; v < WIDE; v++) sums[r][v] = two_more(sums[r][v], *(const words *)(w + v * 4 * LANES), two);
+        }
+    }
+    for (int r = 0; r < R; r++) put(of, panel, sums[r], y + r * of->outputs);
+}
+
+int bf16_linear(const layer *of, const float *from, int64_t N, float *y, int threads) {
+    const int64_t panels = (of->outputs + PANEL - 1) / PANEL, K = of->inputs, pairs = (K + 1) / 2, bytes = 4 * pairs;
+    uint16_t *x = calloc((N + 31) / 32 * 32 * pairs, 4);
+    if (!x) return 1;
+    const int amx = AMX(N, bytes);
+#pragma omp parallel num_threads(THREADS(N))
+    {
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t k = 0; k < K; k++) x[n * 2 * pairs + k] = to_bf16(from[n * K + k]);
+        if (amx) amx_begin();
+#pragma omp for schedule(static)
+        for (int64_t panel = 0; panel < panels; panel++)
+            if (amx)
+                for (int64_t n = 0; n < N; n += 32) {
+                    float sums[32][PANEL];
+                    amx_bf16((const uint8_t *)of->weight + panel * bytes * PANEL, (const uint8_t *)x + n * bytes, bytes, n == 0, sums);
+                    for (int64_t r = 0; r < 32 && n + r < N; r++) put(of, panel, (const floats *)sums[r], y + (n + r) * of->outputs);
+                }
+            else
+                for (int64_t n = 0; n < N; n += ROWS) {
+#define KERNEL(R) bf16_panel(of, panel, (const uint8_t *)x + n * bytes, bytes, y + n * of->outputs, R)
+                    FOR_ROWS(N - n, KERNEL)
+#undef KERNEL
+                }
+        if (amx) amx_end();
+    }
+    free(x);
     return 0;
 }
 
@@ -142,65 +265,12 @@ INLINE void int8_panel(const layer *of, int64_t panel, const quantized *x, int64
     for (int r = 0; r < R; r++) int8_put(of, panel, x, n + r, sums[r], y);
 }
 
-#if defined(__AMX_INT8__) && defined(__linux__) && LANES == 16
-/* Intel's AMX multiplies 16 rows of 64 bytes with 64 inputs of 16 outputs in one instruction: for prompts and batches, some five times
-   as fast. Its eight registers are used for two times 16 rows, two times 16 outputs, and the four products. */
-#include <sys/syscall.h>
-#include <unistd.h>
-
-static int amx_is_there(void) { /* Linux gives the registers to who asks for them, once in a process */
-    static int known = -1;
-    if (known < 0) known = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
-    return known;
-}
-
-static void amx_begin(void) {
-    struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } shape = {.palette = 1};
-    for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = 64, shape.rows[tile] = 16;
-    /* Not _tile_loadconfig, which in older GCCs says to read eight bytes only, so that the rest need not have been written. */
-    __asm__ volatile("ldtilecfg %0" ::"m"(shape) : "memory");
-}
-
-static void amx_end(void) { __asm__ volatile("tilerelease" ::: "memory"); }
-
-/* 32 rows from n on, of which x has as many, zeros perhaps. */
-static void amx_panel(const layer *of, int64_t panel, const quantized *x, int64_t n, int64_t N, float *y) {
-    int32_t sums[32][PANEL];
-    for (int pair = 0; pair < 2; pair++) {
-        const uint8_t *w = (const uint8_t *)of->weight + panel * x->stride * PANEL + pair * 128;
-        const int8_t *rows = x->bytes + n * x->stride;
-        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-        for (int64_t k = 0; k < x->stride; k += 64) {
-            if (n == 0 && pair == 0) ahead(w + k * PANEL, 64 * PANEL);
-            _tile_loadd(4, rows + k, x->stride);
-            _tile_loadd(5, rows + 16 * x->stride + k, x->stride);
-            _tile_loadd(6, w + k * PANEL, 4 * PANEL);
-            _tile_loadd(7, w + k * PANEL + 64, 4 * PANEL);
-            _tile_dpbsud(0, 4, 6); _tile_dpbsud(1, 4, 7); _tile_dpbsud(2, 5, 6); _tile_dpbsud(3, 5, 7);
-        }
-        _tile_stored(0, &sums[0][pair * 32], 4 * PANEL); _tile_stored(1, &sums[0][pair * 32 + 16], 4 * PANEL);
-        _tile_stored(2, &sums[16][pair * 32], 4 * PANEL); _tile_stored(3, &sums[16][pair * 32 + 16], 4 * PANEL);
-    }
-    for (int64_t r = 0; r < 32 && n + r < N; r++) int8_put(of, panel, x, n + r, (const ints *)sums[r], y);
-}
-#define AMX(N) ((N) >= 12 && of->inputs % 64 == 0 && amx_is_there())
-#else
-#define AMX(N) 0
-static void amx_begin(void) {}
-static void amx_end(void) {}
-static void amx_panel(const layer *of, int64_t panel, const quantized *x, int64_t n, int64_t N, float *y) {}
-#endif
-
 int int8_linear(const layer *of, const float *from, int64_t N, float *y, int threads) {
     const int64_t panels = (of->outputs + PANEL - 1) / PANEL, stride = (of->inputs + 3) / 4 * 4, room = (N + 31) / 32 * 32;
     quantized x = {.stride = stride, .bytes = calloc(room * stride + 8 * N, 1)};
     if (!x.bytes) return 1;
     x.scales = (float *)(x.bytes + room * stride), x.sums = (int32_t *)(x.scales + N);
-    const int amx = AMX(N);
+    const int amx = AMX(N, stride);
 #pragma omp parallel num_threads(THREADS(N))
     {
 #pragma omp for schedule(static)
@@ -209,7 +279,11 @@ int int8_linear(const layer *of, const float *from, int64_t N, float *y, int thr
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panels; panel++)
             if (amx)
-                for (int64_t n = 0; n < N; n += 32) amx_panel(of, panel, &x, n, N, y);
+                for (int64_t n = 0; n < N; n += 32) {
+                    int32_t sums[32][PANEL];
+                    amx_int8((const uint8_t *)of->weight + panel * stride * PANEL, (const uint8_t *)x.bytes + n * stride, stride, n == 0, sums);
+                    for (int64_t r = 0; r < 32 && n + r < N; r++) int8_put(of, panel, &x, n + r, (const ints *)sums[r], y);
+                }
             else
                 for (int64_t n = 0; n < N; n += ROWS) {
 #define KERNEL(R) int8_panel(of, panel, &x, n, y, R)

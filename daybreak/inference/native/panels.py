@@ -26,6 +26,13 @@ def fp16w(weight: Tensor, bias: Tensor | None) -> Linear:
     return Product("fp16w_linear", weight, bias, panels.transpose(1, 2).contiguous())
 
 
+def bf16(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Weights and activations in bf16, sums in fp32."""
+    panels = _panels(F.pad(weight.bfloat16(), (0, weight.shape[1] % 2)))
+    pairs = panels.view(*panels.shape[:2], -1, 2)  # (panels, P, K/2, 2)
+    return Product("bf16_linear", weight, bias, pairs.transpose(1, 2).contiguous())
+
+
 def int8(weight: Tensor, bias: Tensor | None) -> Linear:
     """Weights in int8 with a scale for each output, activations in int8 with one for each row."""
     q, scales = int8_rows(weight)
