@@ -11,6 +11,7 @@ of the MLP. C, D and W are multiples of LANES. */
 
 #define PAGE 16     /* tokens that lie side by side in the cache */
 #define TOGETHER 64 /* tokens of one text whose scores are held at once */
+#define LARGEST_HEAD 256
 #define ABREAST 8   /* of these, how many meet a vector of keys or values while it is in a register */
 
 enum { GELU, RELU2, SWIGLU };
@@ -164,16 +165,19 @@ INLINE void alone(const block *b, const cache *c, int64_t n, int64_t k, const fl
         }
     }
     weighed(scores, stop - start);
-    memset(out, 0, sizeof(float) * D);
+    floats sums[LARGEST_HEAD / LANES] = {0}; /* not in `out`, which for all that the compiler knows is what is read, too */
     for (int64_t page = start / PAGE * PAGE; page < stop; page += PAGE) {
         const float *values = place(b, c, c->values, text, k, page, D);
         const float *next = page + PAGE < stop ? place(b, c, c->values, text, k, page + PAGE, D) : values;
-        for (int64_t t = page < start ? start - page : 0; t < PAGE && page + t < stop; t++)
+        for (int64_t t = page < start ? start - page : 0; t < PAGE && page + t < stop; t++) {
+            const float weight = scores[page + t - start];
             for (int64_t d = 0; d < D; d += LANES) {
                 __builtin_prefetch(next + t * D + d);
-                *(floats *)(out + d) += at(values + t * D + d) * scores[page + t - start];
+                sums[d / LANES] += at(values + t * D + d) * weight;
             }
+        }
     }
+    memcpy(out, sums, sizeof(float) * D);
 }
 
 /* R rows (stride apart) times a page: for each row and each i of `steps`, sums over j < terms of rows[r, j] page[j, i], added to out. */
