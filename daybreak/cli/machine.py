@@ -40,7 +40,7 @@ def doctor(
     try:
         kernels = f"for decoding on the CPU, {library().lanes()} numbers at once"
     except Unavailable as problem:
-        kernels = f"none of our own for decoding on the CPU, which takes 1.5 to 2 times as long: {problem}"
+        kernels = f"none of our own for decoding on the CPU, which takes 1.5 to 2.8 times as long: {problem}"
     findings: dict[str, Any] = {
         **machine.facts(device, precision),
         "threads": torch.get_num_threads(),
