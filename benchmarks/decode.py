@@ -2,10 +2,9 @@
 
     DAYBREAK_GPT2_VOCAB=gpt2.tiktoken python benchmarks/decode.py [--rounds 5]
 
-The weights are random and the same for all. Each writer has a process of its own, as libraries that bring their own threads and
-registers disturb each other. Milliseconds are the processor's, the smallest of some rounds;
-those of a token are of 49 new tokens behind a prompt of 16, less those of one, divided by 48. Peers that are not installed are left out,
-and their bars with them: `pip install transformers llama-cpp-python gguf ctranslate2`.
+The weights are random and the same for all. Each writer has a process of its own, so that none finds the others' threads. Milliseconds
+are the processor's, the smallest of some rounds; those of a token are of 49 new tokens behind a prompt of 16, less those of one, divided
+by 48. Peers that are not installed are left out, and their bars with them: `pip install transformers llama-cpp-python gguf ctranslate2`.
 
 Prompt lookup is measured on a model that knows source files of this package by heart: it computes all that a model of this shape
 does, and then says the file's next token. So guesses are right as often as they are for a model that writes such code.

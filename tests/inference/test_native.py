@@ -180,6 +180,12 @@ def test_more_threads_give_the_same(name):
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("name", NATIVE)
+def test_no_rows_give_none(name):
+    kernels()
+    assert FORMATS[name].quick["native"](torch.randn(64, 32), None)(torch.zeros(1, 0, 32)).shape == (1, 0, 64)
+
+
 def test_what_is_no_row_of_the_layer_is_refused_before_memory_is_read():
     kernels()
     layer = FORMATS["int8"].quick["native"](torch.randn(64, 32), None)

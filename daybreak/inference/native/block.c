@@ -11,7 +11,7 @@ of the MLP. C, D and W are multiples of LANES. */
 
 #define PAGE 16     /* tokens that lie side by side in the cache */
 #define TOGETHER 64 /* tokens of one text whose scores are held at once */
-#define LARGEST_HEAD 256
+#define LARGEST_HEAD 256 /* blocks.py sees to it */
 #define ABREAST 8   /* of these, how many meet a vector of keys or values while it is in a register */
 
 enum { GELU, RELU2, SWIGLU };

@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from daybreak.inference.native.library import Layer, library
+from daybreak.inference.native.library import library
 from daybreak.inference.native.panels import Product
 from daybreak.inference.paged import PagedCache
 from daybreak.model.config import GPTConfig
@@ -26,6 +26,9 @@ from daybreak.model.shortcuts import EmbeddingShortcut, ValueResidual
 
 MOST = 1024
 """Tokens in a call, which needs memory for what is between for all of them."""
+
+_LARGEST_HEAD = 256
+"""As in `block.c`."""
 
 _ACTIVATIONS = ("gelu", "relu2", "swiglu")
 """As `block.c` numbers them."""
@@ -105,14 +108,15 @@ class NativeBlock(nn.Module):
         vectors.append(block.shortcut.mix if isinstance(block.shortcut, EmbeddingShortcut) else None)
         mixing = block.attention.value_residual
         vectors.append(mixing.mix if isinstance(mixing, ValueResidual) else None)
-        self._held = [None if vector is None else vector.detach() for vector in vectors], products
+        vectors = [None if vector is None else vector.detach() for vector in vectors]
+        self._held = vectors, products  # what the addresses belong to
         layers = {name: ctypes.addressof(product.layer) for name, product in products.items()}
         kernels = library()
         self._call = kernels.block_forward
         self._struct = _Block(
             ctypes.cast(getattr(kernels, products["qkv"].name), ctypes.c_void_p).value,
             *(layers.get(name) for name in ("qkv", "out", "up", "gate", "down")),
-            *map(_address, self._held[0]),
+            *map(_address, vectors),
             block.attention.layer,
             config.d_model,
             config.n_head,
@@ -148,8 +152,9 @@ class NativeBlock(nn.Module):
         layout = cache.layout(B, T)
         if layout is None:
             return "part by part"
-        if self._values_shape and shared.first_values is None:
-            shared.first_values = x.new_empty(B, T, *self._values_shape)
+        if self._values_shape:
+            first = shared.first_values
+            shared.first_values = x.new_empty(B, T, *self._values_shape) if first is None else first.contiguous()
         return _Pass(layout, shared)
 
 
@@ -163,13 +168,10 @@ def native_block(block: Any, config: GPTConfig) -> nn.Module:
     if len(found) < len(linears) or len({product.name for product in found.values()}) > 1:
         return block  # type: ignore[no-any-return]
     lanes = library().lanes()
-    if config.d_model % lanes or config.head_size % lanes or config.mlp_width % lanes or config.head_size > 256:
+    if config.d_model % lanes or config.head_size % lanes or config.mlp_width % lanes or config.head_size > _LARGEST_HEAD:
         return block  # type: ignore[no-any-return]
     return NativeBlock(block, config, found)
 
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-__all__ = ["Layer", "NativeBlock", "native_block"]

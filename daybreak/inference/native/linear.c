@@ -74,14 +74,14 @@ INLINE void put(const layer *of, int64_t panel, const floats *sums, float *y) {
         default: kernel(ROWS); \
     }
 
-/* Threads pay where each has some 50 microseconds to do. */
+/* Threads pay only where there is enough to share. */
 #define THREADS(N) (threads > 1 && (N) * of->inputs * of->outputs > 500000 ? threads : 1)
 
 int64_t lanes(void) { return LANES; }
 int64_t panel_width(void) { return PANEL; }
 
 /* --- Intel's AMX: 16 rows of 64 bytes times 16 outputs of as many, in one instruction ---------------------------------------------
-   For prompts and batches some four times as fast. Of its eight registers two hold 16 rows each, two 16 outputs each, four the products. */
+   For prompts and batches some three times as fast. Of its eight registers two hold 16 rows each, two 16 outputs each, four the products. */
 
 #if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__) && LANES == 16
 #include <sys/syscall.h>

@@ -83,6 +83,6 @@ class Product:
             raise ValueError(f"wanted (..., {self._inputs}) on the CPU, came {tuple(x.shape)} on {x.device}")
         x = x.float().contiguous()
         y = x.new_empty((*x.shape[:-1], self._outputs))
-        if self._call(self._where, x.data_ptr(), x.numel() // self._inputs, y.data_ptr(), torch.get_num_threads()):
+        if x.numel() and self._call(self._where, x.data_ptr(), x.numel() // self._inputs, y.data_ptr(), torch.get_num_threads()):
             raise MemoryError(f"no memory for {x.numel():,} activations")
         return y
