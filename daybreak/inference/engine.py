@@ -24,7 +24,7 @@ import torch
 from daybreak import config
 from daybreak.inference.pages import Pages
 from daybreak.inference.requests import Busy, Finish, Limits, OnToken, Request, Stats, Ticket
-from daybreak.inference.speculation import PromptLookup, Speculator
+from daybreak.inference.speculation import MOST, PromptLookup, Speculator
 from daybreak.inference.stepping import Outcome, Part, read
 from daybreak.inference.text import Text
 from daybreak.model.gpt import GPT
@@ -182,7 +182,7 @@ class Engine:
         return parts
 
     def _guess(self, text: Text) -> Sequence[int]:
-        most = min(text.ahead, text.request.max_tokens - text.ticket.written - 1, self.context_length - len(text.tokens))
+        most = min(MOST, text.request.max_tokens - text.ticket.written - 1, self.context_length - len(text.tokens))
         if text.guess is None or most < 1 or len(self._running) > self._speculate_rows:
             return ()
         return text.guess(text.tokens, most)
@@ -195,7 +195,6 @@ class Engine:
         if part.guessed:
             self._counts["drafted_tokens"] += len(part.guessed)
             self._counts["accepted_tokens"] += len(outcome) - 1
-            text.learn(len(part.guessed), len(outcome) - 1)
         finish: Finish | None = None
         for token, told in outcome:
             if text.ticket.cancelled:

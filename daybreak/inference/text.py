@@ -34,8 +34,6 @@ class Text:
         self.scored: list[Scored] = []
         self.admitted = False
         """Whether it was running before."""
-        self.ahead = 4
-        """How many tokens to guess at once: more as guesses are right, fewer as they are not."""
         self._stream = Utf8Stream()
         self._stops = StopStrings(self.request.stop)
 
@@ -63,10 +61,6 @@ class Text:
             tokens = self.tokens[asked.start : asked.stop]
             told = logprobs_of(logits[asked.start - 1 - first : asked.stop - 1 - first], tokens, self.request.logprobs or 0)
             self.scored += [Scored(token, *one) for token, one in zip(tokens, told, strict=True)]
-
-    def learn(self, guessed: int, right: int) -> None:
-        """Notes how good the last guess was."""
-        self.ahead = min(8, self.ahead + 2) if right == guessed else max(1, right + 1)
 
     def add(
         self, token: int, told: tuple[float, Top] | None, token_bytes: Callable[[int], bytes], eot: int, context_length: int

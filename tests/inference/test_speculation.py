@@ -125,17 +125,49 @@ def test_sampled_tokens_come_as_often_as_without_guesses():
     assert sum((seen[pair] - count) ** 2 / count for pair, count in expected.items()) < 43  # 8 degrees of freedom
 
 
-@given(tokens=st.lists(st.integers(0, 3), min_size=1, max_size=30), cuts=st.sets(st.integers(1, 29)), most=st.integers(1, 5))
-def test_prompt_lookup_says_what_followed_last_time(tokens, cuts, most):
+def plain_lookup(tokens, most):
+    """What PromptLookup says, asked for the first time: everything looked up anew in the text itself."""
+
+    def last_followers(ending, before):
+        """For the longest end of `ending` that is followed within tokens[:before]: its size, its last follower, how often in a row."""
+        for size in range(min(8, len(ending)), 0, -1):
+            followers = [tokens[at] for at in range(size, before) if tokens[at - size : at] == ending[-size:]]
+            if followers:
+                times = next((n for n in range(len(followers)) if followers[-1 - n] != followers[-1]), len(followers))
+                return followers[-1], (size, min(times, 3))
+        return None
+
+    right, asked = Counter(), Counter()
+    for at in range(1, len(tokens)):
+        if found := last_followers(tokens[:at], at):
+            asked[found[1]] += 1
+            right[found[1]] += found[0] == tokens[at]
+    guess, chance = [], 1.0
+    while len(guess) < most and (found := last_followers(tokens + guess, len(tokens))):
+        chance *= (right[found[1]] + 1) / (asked[found[1]] + 2)
+        if chance < (0.03 if guess else 0.1):
+            break
+        guess.append(found[0])
+    return guess
+
+
+@given(tokens=st.lists(st.integers(0, 3), min_size=1, max_size=30), cuts=st.sets(st.integers(1, 29)), most=st.integers(0, 8))
+def test_prompt_lookup_says_what_followed_last_time_as_far_as_that_pays(tokens, cuts, most):
+    """Asked again and again while the text grows, it says what it would if it were asked for the first time."""
     lookup = PromptLookup(None)
-    for end in sorted({*cuts, len(tokens)}):
-        so_far = tokens[:end]
-        if end > len(tokens):
-            continue
-        expected = []
-        for size in range(8, 0, -1):
-            starts = [at for at in range(size, end) if so_far[at - size : at] == so_far[-size:]] if size <= end else []
-            if starts:
-                expected = so_far[starts[-1] : starts[-1] + min(most, size)]
-                break
-        assert list(lookup(so_far, most)) == expected
+    for end in sorted({cut for cut in cuts if cut < len(tokens)} | {len(tokens)}):
+        assert list(lookup(tokens[:end], most)) == plain_lookup(tokens[:end], most)
+
+
+def test_prompt_lookup_guesses_where_it_has_been_right_and_holds_back_where_not():
+    lookup = PromptLookup(None)
+    assert list(lookup([5, 6, 7, 8, 9] * 4, 8)) == [5, 6, 7, 8, 9, 5, 6, 7]
+    drawn = torch.randint(0, 20, (400,), generator=torch.Generator().manual_seed(0)).tolist()
+    lookup = PromptLookup(None)
+    assert sum(len(lookup(drawn[:end], 8)) > 0 for end in range(200, 400)) < 20  # followed at random, one in twenty
+
+
+def test_a_draft_guesses_fewer_tokens_where_it_is_wrong():
+    request = Request((1, 2, 3), 40, Sampling(0), 5, ignore_eot=True)
+    _, other = told(model_of(), [request], draft_model(build(CONFIG, 2).eval(), CONFIG, 6))
+    assert other.drafted_tokens < 2 * other.steps
