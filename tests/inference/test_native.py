@@ -38,7 +38,7 @@ ARCHITECTURES = {
     "grouped": {"n_kv_head": 2, "activation": "swiglu", "norm": "rmsnorm-no-gain", "position": "rotary"},
 }
 SHAPE = {"vocab_size": 300, "context_length": 160, "n_layer": 3, "n_head": 4, "d_model": 128, "init_std": 0.1}
-CUTS = [0, 1, 3, 20, 21, 22, 100, 101, 140]  # one token, a few, and many together; a page is 16
+CUTS = [0, 1, 3, 20, 21, 22, 100, 101, 107, 110, 112, 140]  # one token, a few, and many together; a page is 16
 
 
 def kernels():
@@ -202,6 +202,7 @@ PROCESSORS = {  # what each of the branches of native.h is for
     "haswell": {"avx2", "f16c", "fma", "bmi2"},
     "skylake-avx512": {"avx512bw", "avx512vl", "avx512dq", "avx512cd"},
     "cascadelake": {"avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512_vnni"},
+    "sapphirerapids": {"avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"},
     "alderlake": {"avx2", "f16c", "avx_vnni", "gfni", "vaes", "serialize", "movdiri"},
 }
 
@@ -213,7 +214,7 @@ def test_every_branch_is_right(processor, tmp_path, monkeypatch):
     kernels()
     path = tmp_path / "native.so"
     try:
-        path.write_bytes(library.compiled(shutil.which("cc"), (f"-march={processor}",)))
+        path.write_bytes(library.compiled([shutil.which("cc")], (f"-march={processor}",)))
     except Unavailable as error:
         pytest.skip(f"this compiler does not know it: {error}")
     found = library.loaded(path)
@@ -221,10 +222,10 @@ def test_every_branch_is_right(processor, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "library", lambda: found)
     draw = torch.Generator().manual_seed(0)
     for outputs, inputs in ((7, 64), (100, 96), (200, 32)):
-        weight, bias, x = (torch.randn(*shape, generator=draw) for shape in ((outputs, inputs), (outputs,), (13, inputs)))
+        weight, bias, x = (torch.randn(*shape, generator=draw) for shape in ((outputs, inputs), (outputs,), (40, inputs)))
         for name in NATIVE:
             layer, plain = FORMATS[name].quick["native"](weight, bias), FORMATS[name].plain(weight, bias)(x)
-            for count in (1, 2, 5, 13):
+            for count in (1, 2, 5, 13, 16, 17, 40):
                 assert float((layer(x[:count]) - plain[:count]).norm() / plain[:count].norm()) < 1e-5, (name, count)
     for architecture in ARCHITECTURES:
         gpt, tokens = in_format(model_of(architecture), "fp16w", native), torch.arange(CUTS[-1])[None]
@@ -248,6 +249,16 @@ def test_without_a_compiler_torch_does_the_work(monkeypatch, tmp_path):
         assert trials.quickest("int8", 64, 64) is not FORMATS["int8"].quick["native"]
     finally:
         trials.measure.cache_clear()
+
+
+def test_a_compiler_may_be_a_command_of_several_words(monkeypatch, tmp_path):
+    kernels()
+    monkeypatch.setenv("DAYBREAK_CACHE", str(tmp_path))
+    monkeypatch.setenv("CC", "cc 'without an end")
+    with pytest.raises(Unavailable, match=r"\$CC: cc 'without an end is no command \(No closing quotation\)"):
+        library.library()
+    monkeypatch.setenv("CC", "env SOMETHING='of its own' cc")
+    assert library.library().lanes() > 0
 
 
 def test_they_can_be_left_out(monkeypatch):

@@ -180,18 +180,71 @@ INLINE void alone(const block *b, const cache *c, int64_t n, int64_t k, const fl
     memcpy(out, sums, sizeof(float) * D);
 }
 
-/* R rows (stride apart) times a page: for each row and each i of `steps`, sums over j < terms of rows[r, j] page[j, i], added to out. */
-INLINE void rows_times_page(
-    const float *rows, int64_t stride, const float *page, int64_t terms, int64_t steps, float *out, int64_t out_stride, const int R) {
+/* R rows (stride apart) times a page: for each row and each i of `steps`, sums over j < terms of rows[r, j] page[j, i], added to out.
+   Meanwhile memory is asked for what lies at next + i + j apart, if there is a next. */
+INLINE void some_times_page(
+    const float *rows, int64_t stride, const float *page, int64_t terms, int64_t steps, float *out, int64_t out_stride,
+    const float *next, int64_t apart, const int R) {
+    const int parts = ABREAST / R; /* sums of fewer rows are taken in parts, so that they need not wait for each other */
     for (int64_t i = 0; i < steps; i += LANES) {
-        floats sums[ABREAST];
+        floats sums[ABREAST] = {0};
         for (int r = 0; r < R; r++) sums[r] = at(out + r * out_stride + i);
-        for (int64_t j = 0; j < terms; j++) {
-            const floats column = at(page + j * steps + i);
-            for (int r = 0; r < R; r++) sums[r] += column * rows[r * stride + j];
-        }
+        int64_t j = 0;
+        for (; j + parts <= terms; j += parts)
+            for (int part = 0; part < parts; part++) {
+                const floats column = at(page + (j + part) * steps + i);
+                if (next) __builtin_prefetch(next + (j + part) * apart + i);
+                for (int r = 0; r < R; r++) sums[part * R + r] += column * rows[r * stride + j + part];
+            }
+        for (; j < terms; j++)
+            for (int r = 0; r < R; r++) sums[r] += at(page + j * steps + i) * rows[r * stride + j];
+        for (int part = 1; part < parts; part++)
+            for (int r = 0; r < R; r++) sums[r] += sums[part * R + r];
         for (int r = 0; r < R; r++) *(floats *)(out + r * out_stride + i) = sums[r];
     }
+}
+
+/* The same for any number of rows. */
+INLINE void rows_times_page(
+    const float *rows, int64_t stride, const float *page, int64_t terms, int64_t steps, float *out, int64_t out_stride,
+    const float *next, int64_t apart, int64_t R) {
+#define TAKE(some) \
+    some_times_page(rows, stride, page, terms, steps, out, out_stride, next, apart, some); \
+    next = NULL, R -= some, rows += some * stride, out += some * out_stride
+    while (R >= ABREAST) { TAKE(ABREAST); }
+    if (R >= 4) { TAKE(4); }
+    if (R >= 2) { TAKE(2); }
+    if (R) { TAKE(1); }
+#undef TAKE
+}
+
+/* A page's first `count` keys (count, D), the others taken for zero, as (D, PAGE): then a number of a query meets a vector of keys. Asks
+   for the first half of the next page meanwhile. */
+INLINE void transposed(const float *page, int64_t count, int64_t D, const float *next, float *to) {
+#if LANES == PAGE
+    if (count == PAGE) {
+        for (int64_t d = 0; d < D; d += 4) { /* quarter g of a vector holds token 4 g + i's four numbers; then each quarter is transposed */
+            __m512 four[4];
+            for (int i = 0; i < 4; i++) {
+                const float *token = page + i * D + d;
+                if (i < 2) __builtin_prefetch(next + d * PAGE / 2 + i * 16);
+                four[i] = _mm512_castps128_ps512(_mm_loadu_ps(token));
+                four[i] = _mm512_insertf32x4(four[i], _mm_loadu_ps(token + 4 * D), 1);
+                four[i] = _mm512_insertf32x4(four[i], _mm_loadu_ps(token + 8 * D), 2);
+                four[i] = _mm512_insertf32x4(four[i], _mm_loadu_ps(token + 12 * D), 3);
+            }
+            const __m512d low_a = (__m512d)_mm512_unpacklo_ps(four[0], four[1]), low_b = (__m512d)_mm512_unpacklo_ps(four[2], four[3]);
+            const __m512d high_a = (__m512d)_mm512_unpackhi_ps(four[0], four[1]), high_b = (__m512d)_mm512_unpackhi_ps(four[2], four[3]);
+            _mm512_storeu_pd(to + d * PAGE, _mm512_unpacklo_pd(low_a, low_b));
+            _mm512_storeu_pd(to + (d + 1) * PAGE, _mm512_unpackhi_pd(low_a, low_b));
+            _mm512_storeu_pd(to + (d + 2) * PAGE, _mm512_unpacklo_pd(high_a, high_b));
+            _mm512_storeu_pd(to + (d + 3) * PAGE, _mm512_unpackhi_pd(high_a, high_b));
+        }
+        return;
+    }
+#endif
+    for (int64_t d = 0; d < D; d++)
+        for (int64_t t = 0; t < PAGE; t++) to[d * PAGE + t] = t < count ? page[t * D + d] : 0;
 }
 
 /* R queries of one text, of tokens n, n + 1, ..., for one head: page by page, so that each key and value is read once for all of them.
@@ -205,12 +258,11 @@ static int together(const block *b, const cache *c, int64_t n, int64_t R, int64_
     for (int64_t s = 0; s < S; s += PAGE) {
         const int64_t count = end - begin - s < PAGE ? end - begin - s : PAGE; /* behind the end nothing has been written yet */
         const float *keys = place(b, c, c->keys, text, k, begin + s, D);
-        for (int64_t d = 0; d < D; d++)
-            for (int64_t t = 0; t < PAGE; t++) turned[d * PAGE + t] = t < count ? keys[t * D + d] : 0;
-        int64_t r = c->positions[n] < begin + s ? begin + s - c->positions[n] : 0; /* the first that sees any of it */
-        for (; r + ABREAST <= R; r += ABREAST)
-            rows_times_page(queries + r * stride, stride, turned, D, PAGE, scores + r * score_stride + s, score_stride, ABREAST);
-        for (; r < R; r++) rows_times_page(queries + r * stride, stride, turned, D, PAGE, scores + r * score_stride + s, score_stride, 1);
+        const float *next = s + PAGE < S ? place(b, c, c->keys, text, k, begin + s + PAGE, D) : keys;
+        transposed(keys, count, D, next, turned);
+        const int64_t r = c->positions[n] < begin + s ? begin + s - c->positions[n] : 0; /* the first that sees any of it */
+        float *to = scores + r * score_stride + s;
+        rows_times_page(queries + r * stride, stride, turned, D, PAGE, to, score_stride, next + D * PAGE / 2, PAGE / 2, R - r);
     }
     const float scale = 1 / sqrtf(D);
     for (int64_t r = 0; r < R; r++) {
@@ -224,11 +276,10 @@ static int together(const block *b, const cache *c, int64_t n, int64_t R, int64_
     for (int64_t s = 0; s < S; s += PAGE) {
         const int64_t count = end - begin - s < PAGE ? end - begin - s : PAGE;
         const float *values = place(b, c, c->values, text, k, begin + s, D);
-        int64_t r = c->positions[n] < begin + s ? begin + s - c->positions[n] : 0;
-        for (; r + ABREAST <= R; r += ABREAST)
-            rows_times_page(scores + r * score_stride + s, score_stride, values, count, D, out + r * out_stride, out_stride, ABREAST);
-        for (; r < R; r++)
-            rows_times_page(scores + r * score_stride + s, score_stride, values, count, D, out + r * out_stride, out_stride, 1);
+        const float *next = s + PAGE < S ? place(b, c, c->values, text, k, begin + s + PAGE, D) : NULL;
+        const int64_t r = c->positions[n] < begin + s ? begin + s - c->positions[n] : 0;
+        const float *from = scores + r * score_stride + s;
+        rows_times_page(from, score_stride, values, count, D, out + r * out_stride, out_stride, next, D, R - r);
     }
     free(scores);
     return 0;
@@ -239,7 +290,8 @@ static int gathered(const block *b, const cache *c, int64_t n, int64_t R, int64_
     const int64_t D = b->head_size, stride = (b->heads + 2 * b->kv_heads) * D, k = h / (b->heads / b->kv_heads);
     const float *queries = qkv + n * stride + h * D;
     out += (n * b->heads + h) * D;
-    if (R >= ABREAST) return together(b, c, n, R, h, queries, stride, out);
+    if (R >= (LANES == PAGE ? 2 : ABREAST)) /* elsewhere it takes long to transpose a page */
+        return together(b, c, n, R, h, queries, stride, out);
     float *scores = malloc(sizeof(float) * (c->positions[n + R - 1] + 1 + LANES));
     if (!scores) return 1;
     for (int64_t r = 0; r < R; r++, queries += stride, out += b->heads * D)

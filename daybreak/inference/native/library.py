@@ -11,9 +11,11 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ def library() -> Any:
     """The kernels, compiled and loaded. Raises Unavailable."""
     if os.environ.get("DAYBREAK_NATIVE") == "0":
         raise Unavailable("DAYBREAK_NATIVE=0 leaves them out")
-    found = _opened(os.environ.get("CC") or "cc", files.cache_folder() / "native")
+    found = _opened((os.environ.get("CC") or "").strip() or "cc", files.cache_folder() / "native")
     if isinstance(found, Unavailable):
         raise found
     return found
@@ -76,9 +78,12 @@ def _kept(compiler: str, folder: Path) -> Path:
     paths = (folder / f"{_name(options)}.so" for options in tries)
     if (path := next((path for path in paths if path.is_file() and not is_torn(path)), None)) is not None:
         return path
-    command = shutil.which(compiler)
-    if command is None:
-        raise Unavailable(f"no C compiler: {compiler} is not on the path; install gcc or clang, or name one in $CC")
+    try:
+        command = shlex.split(compiler)  # often of several words: ccache gcc
+    except ValueError as error:
+        raise Unavailable(f"$CC: {compiler} is no command ({error})") from None
+    if shutil.which(command[0]) is None:
+        raise Unavailable(f"no C compiler: {command[0]} is not on the path; install gcc or clang, or name one in $CC")
     problems = []
     for options in tries:
         try:
@@ -95,7 +100,7 @@ def _kept(compiler: str, folder: Path) -> Path:
     raise problems[0]
 
 
-def compiled(command: str, options: tuple[str, ...]) -> bytes:
+def compiled(command: Sequence[str], options: tuple[str, ...]) -> bytes:
     """The shared library that a compiler makes of the sources, tried. Raises Unavailable with what it said."""
     with tempfile.TemporaryDirectory() as name:
         whole, parts = f"{name}/native.so", [f"{name}/{source.stem}.o" for source in SOURCES]
@@ -103,15 +108,15 @@ def compiled(command: str, options: tuple[str, ...]) -> bytes:
         # Linked apart, without OpenMP's own library: torch has brought one already, and two in a process disturb each other.
         for step in [*compiling, ["-shared", *parts, "-o", whole]]:
             try:
-                done = subprocess.run([command, *step], capture_output=True, text=True, errors="replace", timeout=120, check=False)
+                done = subprocess.run([*command, *step], capture_output=True, text=True, errors="replace", timeout=120, check=False)
             except (OSError, subprocess.TimeoutExpired) as error:
-                raise Unavailable(f"{command} failed ({error})") from None
+                raise Unavailable(f"{shlex.join(command)} failed ({error})") from None
             if done.returncode:
-                raise Unavailable(f"{command} failed: {(done.stderr.strip() or 'it said nothing').splitlines()[0]}")
+                raise Unavailable(f"{shlex.join(command)} failed: {(done.stderr.strip() or 'it said nothing').splitlines()[0]}")
         try:
             loaded(Path(whole))  # Clang's OpenMP is not torch's, which shows only here
         except OSError as error:
-            raise Unavailable(f"what {command} made cannot be loaded ({error})") from None
+            raise Unavailable(f"what {shlex.join(command)} made cannot be loaded ({error})") from None
         return Path(whole).read_bytes()
 
 

@@ -81,7 +81,8 @@ int64_t lanes(void) { return LANES; }
 int64_t panel_width(void) { return PANEL; }
 
 /* --- Intel's AMX: 16 rows of 64 bytes times 16 outputs of as many, in one instruction ---------------------------------------------
-   For prompts and batches some three times as fast. Of its eight registers two hold 16 rows each, two 16 outputs each, four the products. */
+   For prompts and batches some three times as fast. Of its eight registers four hold products, 0 to 3, two or one 16 rows each, from 4 on,
+   the others 16 outputs each. */
 
 #if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__) && LANES == 16
 #include <sys/syscall.h>
@@ -93,25 +94,25 @@ static int amx_is_there(void) { /* Linux gives the registers to who asks for the
     return known;
 }
 
-static void amx_begin(void) {
+static void amx_begin(int64_t N) { /* for N rows: fewer than 16 take less time */
     struct {
         uint8_t palette, start, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
     } shape = {.palette = 1};
-    for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = 64, shape.rows[tile] = 16;
+    for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = 64, shape.rows[tile] = tile <= 4 && N < 16 ? N : 16;
     /* Not _tile_loadconfig, which in older GCCs says to read eight bytes only, so that the rest need not have been written. */
     __asm__ volatile("ldtilecfg %0" ::"m"(shape) : "memory");
 }
 
 static void amx_end(void) { __asm__ volatile("tilerelease" ::: "memory"); }
 
-/* name(w, rows, bytes, sums): 32 rows of so many bytes, one behind the other, times a panel: (32, PANEL). With `fresh` weights that are
-   read for the first time. */
+/* name(w, rows, bytes, N, fresh, sums): N rows, at most 32, of so many bytes, one behind the other, times a panel: (N, PANEL), rounded up
+   to 16 or 32 rows. With `fresh` weights are read for the first time, and memory is asked in pieces for those that come next. */
 #define AMX_PANEL(name, multiply) \
-    static void name(const uint8_t *w, const uint8_t *rows, int64_t bytes, int fresh, void *to) { \
+    static void name(const uint8_t *w, const uint8_t *rows, int64_t bytes, int64_t N, int fresh, void *to) { \
         int32_t *sums = to; \
-        for (int half = 0; half < 2; half++) { \
+        for (int half = 0; half < 2 && N > 16; half++) { \
             _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); \
             for (int64_t k = 0; k < bytes; k += 64) { \
                 const uint8_t *outputs = w + k * PANEL + half * 128; \
@@ -127,15 +128,28 @@ static void amx_end(void) { __asm__ volatile("tilerelease" ::: "memory"); }
             _tile_stored(2, sums + 16 * PANEL + half * 32, 4 * PANEL); \
             _tile_stored(3, sums + 16 * PANEL + half * 32 + 16, 4 * PANEL); \
         } \
+        if (N > 16) return; \
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); \
+        for (int64_t k = 0; k < bytes; k += 64) { \
+            const uint8_t *outputs = w + k * PANEL; \
+            _tile_loadd(4, rows + k, bytes); \
+            AMX_QUARTER(0, 5, multiply) AMX_QUARTER(1, 6, multiply) AMX_QUARTER(2, 5, multiply) AMX_QUARTER(3, 6, multiply) \
+        } \
+        _tile_stored(0, sums, 4 * PANEL); _tile_stored(1, sums + 16, 4 * PANEL); \
+        _tile_stored(2, sums + 32, 4 * PANEL); _tile_stored(3, sums + 48, 4 * PANEL); \
     }
+#define AMX_QUARTER(number, tile, multiply) \
+    if (fresh) ahead(outputs + number * 16 * PANEL, 16 * PANEL); \
+    _tile_loadd(tile, outputs + number * 64, 4 * PANEL); \
+    multiply(number, 4, tile);
 AMX_PANEL(amx_int8, _tile_dpbsud)
 AMX_PANEL(amx_bf16, _tile_dpbf16ps)
-#define AMX(N, bytes) ((N) >= 12 && (bytes) % 64 == 0 && amx_is_there())
+#define AMX(N, bytes) ((N) >= 2 && (bytes) % 64 == 0 && amx_is_there())
 #else
 #define AMX(N, bytes) 0
-static void amx_begin(void) {}
+static void amx_begin(int64_t N) {}
 static void amx_end(void) {}
-#define amx_int8(w, rows, bytes, fresh, sums) memset(sums, 0, 0)
+#define amx_int8(w, rows, bytes, N, fresh, sums) memset(sums, 0, 0)
 #define amx_bf16 amx_int8
 #endif
 
@@ -212,13 +226,14 @@ int bf16_linear(const layer *of, const float *from, int64_t N, float *y, int thr
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++)
             for (int64_t k = 0; k < K; k++) x[n * 2 * pairs + k] = to_bf16(from[n * K + k]);
-        if (amx) amx_begin();
+        if (amx) amx_begin(N);
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panels; panel++)
             if (amx)
                 for (int64_t n = 0; n < N; n += 32) {
                     float sums[32][PANEL];
-                    amx_bf16((const uint8_t *)of->weight + panel * bytes * PANEL, (const uint8_t *)x + n * bytes, bytes, n == 0, sums);
+                    const uint8_t *w = (const uint8_t *)of->weight + panel * bytes * PANEL, *rows = (const uint8_t *)x + n * bytes;
+                    amx_bf16(w, rows, bytes, N - n, n == 0, sums);
                     for (int64_t r = 0; r < 32 && n + r < N; r++) put(of, panel, (const floats *)sums[r], y + (n + r) * of->outputs);
                 }
             else
@@ -275,13 +290,14 @@ int int8_linear(const layer *of, const float *from, int64_t N, float *y, int thr
     {
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++) x.scales[n] = rounded(from + n * of->inputs, of->inputs, x.bytes + n * stride, x.sums + n);
-        if (amx) amx_begin();
+        if (amx) amx_begin(N);
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panels; panel++)
             if (amx)
                 for (int64_t n = 0; n < N; n += 32) {
                     int32_t sums[32][PANEL];
-                    amx_int8((const uint8_t *)of->weight + panel * stride * PANEL, (const uint8_t *)x.bytes + n * stride, stride, n == 0, sums);
+                    const uint8_t *w = (const uint8_t *)of->weight + panel * stride * PANEL, *rows = (const uint8_t *)x.bytes + n * stride;
+                    amx_int8(w, rows, stride, N - n, n == 0, sums);
                     for (int64_t r = 0; r < 32 && n + r < N; r++) int8_put(of, panel, &x, n + r, (const ints *)sums[r], y);
                 }
             else
