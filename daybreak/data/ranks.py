@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ BYTES_IN_ORDER = bytes(_PRINTABLE + [b for b in range(256) if b not in _PRINTABL
 
 CHARACTER_OF_BYTE = {b: chr(b) if b in _PRINTABLE else chr(256 + i - len(_PRINTABLE)) for i, b in enumerate(BYTES_IN_ORDER)}
 BYTE_OF_CHARACTER = {character: b for b, character in CHARACTER_OF_BYTE.items()}
+_BYTE_OF_CODE = defaultdict(lambda: 256, {ord(character): b for character, b in BYTE_OF_CHARACTER.items()})  # 256 is none
 
 
 class TokenizerProblem(ValueError):
@@ -45,9 +47,10 @@ def visible(token: bytes) -> str:
 def from_visible(token: str) -> bytes:
     """The inverse of `visible`. Raises TokenizerProblem for a character that stands for no byte."""
     try:
-        return bytes(BYTE_OF_CHARACTER[character] for character in token)
-    except KeyError as error:
-        raise TokenizerProblem(f"token {token!r}: {error} stands for no byte; this vocabulary is not a byte-level one") from None
+        return token.translate(_BYTE_OF_CODE).encode("latin-1")
+    except UnicodeEncodeError:
+        wrong = next(character for character in token if character not in BYTE_OF_CHARACTER)
+        raise TokenizerProblem(f"token {token!r}: {wrong!r} stands for no byte; this vocabulary is not a byte-level one") from None
 
 
 def parse_rank_file(content: bytes) -> Ranks:
