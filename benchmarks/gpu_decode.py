@@ -1,4 +1,7 @@
-"""Decoding on a GPU, a text at a time and many at once: launched kernel by kernel, and replayed as CUDA graphs. A part of gpu.py."""
+"""Decoding on a GPU, a text at a time and many at once: launched kernel by kernel, and replayed as CUDA graphs. A part of gpu.py.
+
+Model and choice of the likeliest token alone; and, in `engine`, what a server's engine makes of it, with all that it does besides.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ from record import bar
 from torch import Tensor
 
 from daybreak import machine
-from daybreak.inference.graphs import Recorded
+from daybreak.inference.engine import Engine
+from daybreak.inference.graphs import Recorded, cuda_graphs
+from daybreak.inference.paged import PagedCache
+from daybreak.inference.pages import Pages, Row
+from daybreak.inference.replays import Replays
+from daybreak.inference.requests import Limits, Request
+from daybreak.inference.sampling import Sampling
 from daybreak.model.config import SIZES
 from daybreak.model.flops import parameter_count
 from daybreak.model.gpt import GPT
@@ -48,10 +57,15 @@ def decoding() -> Found:
             row[name], logits[name] = tokens_per_second(step, begin, texts)
         row["share_of_bandwidth"] = round(row["bytes"] * row["replayed"] / texts / fastest, 4)
         row["relative_error"] = float((logits["replayed"] - logits["launched"]).norm() / logits["launched"].norm())
+        row["engine"] = engine_tokens_per_second(gpt, texts)
+        row["relative_error_in_pages"] = in_pages(gpt, texts)
         rows.append(row)
         print(f"  {row}", flush=True)
         bars.append(
             bar(f"{size}, {texts} at once: replayed logits from launched ones, relative error", row["relative_error"], f"<= {CLOSE}")
+        )
+        bars.append(
+            bar(f"{size}, {texts} at once: the same of an engine's steps", row["relative_error_in_pages"], f"<= {CLOSE}"),
         )
         if ON_GPU and wanted:
             bars.append(bar(f"{size}, {texts} at once: tokens a second", row["replayed"], f">= {wanted}"))
@@ -110,6 +124,47 @@ def tokens_per_second(step: Step, begin: Callable[[list[list[int]]], Tensor], te
     for tokens in given(texts):
         logits = step(tokens)
     return round(best, 1), logits.float().clone()
+
+
+def engine_tokens_per_second(gpt: GPT, texts: int) -> float:
+    """Of requests that arrive together, drawn at temperature 1 and without guesses: the best round, prompts counted."""
+    best = 0.0
+    limits = Limits(cache_tokens=texts * CAPACITY, running=texts, waiting=texts)
+    engine = Engine(gpt, lambda token: b"a", gpt.config.tokens - 1, limits, speculator=None, reuse=False, dtype=DTYPE)
+    for _ in range(ROUNDS + 1):  # recordings are made in the first
+        for text in range(texts):
+            prompt = tuple((7 * place + 31 * text) % 250 for place in range(PROMPT))
+            engine.submit(Request(prompt, NEW, Sampling(), text, ignore_eot=True), lambda emitted: None)
+        machine.wait(DEVICE)
+        started = time.perf_counter()
+        while engine.step():
+            pass
+        machine.wait(DEVICE)
+        best = max(best, texts * NEW / (time.perf_counter() - started))
+    return round(best, 1)
+
+
+@torch.inference_mode()
+def in_pages(gpt: GPT, texts: int) -> float:
+    """How far the logits of an engine's recorded steps are from those of launched ones, the texts at different lengths."""
+    ways = []
+    for recorded in (False, True):
+        pages = Pages(gpt.config, texts * CAPACITY, DEVICE, DTYPE)
+        rows = [Row() for _ in range(texts)]
+        replays = Replays(gpt, pages, (cuda_graphs() if ON_GPU else lambda work: work)) if recorded else None
+        prompts = [[(7 * place + 31 * text) % 250 for place in range(1 + text % PROMPT)] for text in range(texts)]
+        for new in (prompts, *([[int(token)] for token in tokens] for tokens in given(texts))):
+            parts = [(row, len(one)) for row, one in zip(rows, new, strict=True)]
+            assert all(pages.extend(row, row.length + count) for row, count in parts)
+            tokens = [token for one in new for token in one]
+            logits = None if replays is None else replays(tokens, parts)
+            if logits is not None:
+                for row, count in parts:
+                    row.length += count
+            else:
+                logits = gpt(torch.tensor([tokens], device=DEVICE), PagedCache(pages, parts))[0]
+        ways.append(logits.float().clone())
+    return float((ways[1] - ways[0]).norm() / ways[0].norm())
 
 
 def given(texts: int) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,8 @@ from daybreak import checkpoint, config, files
 from daybreak.data.tokenizer import Tokenizer, TokenizerProblem, load_tokenizer
 from daybreak.data.utf8 import Utf8Stream
 from daybreak.inference.dtypes import chosen, in_dtype
-from daybreak.inference.generate import generate, keyed
+from daybreak.inference.generate import Predictor, generate, keyed
+from daybreak.inference.graphs import Recordings
 from daybreak.inference.sampling import Sampling
 from daybreak.inference.stopping import StopStrings
 from daybreak.machine import choose_device, give_back
@@ -43,6 +44,9 @@ Reshaping = Callable[[GPT], GPT]
 RESHAPINGS: dict[str, Reshaping] = {}
 """By name, what a saved model may have been through; `load` does it again before it reads the weights."""
 
+_WORTH_RECORDING = 32
+"""New tokens: to record a step takes about as long as to launch so many."""
+
 
 class Model:
     """A model with its tokenizer. Callable as the model is: (B, T) token ids to (B, T, V) logits."""
@@ -56,6 +60,8 @@ class Model:
         """The number format it computes in, one of `inference.dtypes.DTYPES`."""
         self.mode: Callable[[], AbstractContextManager[object]] = torch.inference_mode
         """How it writes without gradients; `torch.no_grad` while its weights are a training run's."""
+        self.recordings = Recordings()
+        """Of its steps, on a GPU."""
 
     @property
     def config(self) -> GPTConfig:
@@ -102,24 +108,35 @@ class Model:
             raise config.ConfigError(wrong)
         ids = self.tokenizer.encode(prompt).tolist() or [self.tokenizer.eot]
         stream, stops = Utf8Stream(), StopStrings(stop)
-        tokens = generate(
-            self._next,
-            torch.tensor([ids], device=self.device),
-            max_tokens=max_tokens,
-            context_length=self.config.context_length,
-            kv_cache=KVCache(self.config, device=self.device, dtype=self.gpt.token_embedding.weight.dtype),
-            chooser=keyed(sampling, secrets.randbits(62) if seed is None else seed, len(ids)),
-            mode=self.mode,
-        )
-        for token in tokens:
-            if int(token) == self.tokenizer.eot:
-                break
-            if text := stops.push(stream.push(self.tokenizer.token_bytes(int(token)))):
+        with self._reader(max_tokens) as (predictor, kv_cache):
+            tokens = generate(
+                predictor,
+                torch.tensor([ids], device=self.device),
+                max_tokens=max_tokens,
+                context_length=self.config.context_length,
+                kv_cache=kv_cache,
+                chooser=keyed(sampling, secrets.randbits(62) if seed is None else seed, len(ids)),
+                mode=self.mode,
+            )
+            for token in tokens:
+                if int(token) == self.tokenizer.eot:
+                    break
+                if text := stops.push(stream.push(self.tokenizer.token_bytes(int(token)))):
+                    yield text
+                if stops.stopped:
+                    return
+            if text := stops.push(stream.flush()) + stops.flush():
                 yield text
-            if stops.stopped:
-                return
-        if text := stops.push(stream.flush()) + stops.flush():
-            yield text
+
+    @contextmanager
+    def _reader(self, max_tokens: int) -> Iterator[tuple[Predictor, KVCache]]:
+        """What reads a text of so many new tokens, from a recording where that is worth making one and where the machine has any."""
+        lasting = max_tokens >= _WORTH_RECORDING and self.mode is torch.inference_mode
+        with self.recordings.lent(self.gpt) if lasting else nullcontext() as recorded:
+            if recorded is not None:
+                yield recorded.predict, KVCache(self.config, capacity=1)  # which only counts
+            else:
+                yield self._next, KVCache(self.config, device=self.device, dtype=self.gpt.token_embedding.weight.dtype)
 
 
 def load(folder: str | Path, *, device: str = "auto", dtype: str = "fp32", reshapings: Mapping[str, Reshaping] = RESHAPINGS) -> Model:

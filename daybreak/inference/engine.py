@@ -22,7 +22,9 @@ from typing import final
 import torch
 
 from daybreak import config
+from daybreak.inference.graphs import Record, cuda_graphs
 from daybreak.inference.pages import Pages
+from daybreak.inference.replays import Replays
 from daybreak.inference.requests import Busy, Finish, Limits, OnToken, Request, Stats, Ticket
 from daybreak.inference.speculation import MOST, PromptLookup, Speculator
 from daybreak.inference.stepping import Outcome, Part, read
@@ -46,13 +48,19 @@ class Engine:
         speculate_rows: int = 4,
         reuse: bool = True,
         dtype: torch.dtype = torch.float32,
+        record: Record | None = None,
     ) -> None:
-        """`token_bytes`: the bytes of a token's id; `speculator` guesses while at most `speculate_rows` are running, none never."""
+        """`token_bytes`: the bytes of a token's id; `speculator` guesses while at most `speculate_rows` are running, none never.
+
+        `record` makes recordings of small steps: CUDA's graphs on a GPU, elsewhere none are made without it.
+        """
         self.limits = limits or Limits()
         self.gpt = gpt.eval()
         self.context_length = gpt.config.context_length
         device = gpt.token_embedding.weight.device
         self.pages = Pages(gpt.config, max(self.limits.cache_tokens, self.context_length), device, dtype, reuse)
+        record = record or (cuda_graphs() if device.type == "cuda" else None)
+        self._replays = Replays(self.gpt, self.pages, record) if record else None
         self._token_bytes = token_bytes
         self._eot = eot
         self._speculator = speculator
@@ -123,7 +131,7 @@ class Engine:
         if parts:
             self._counts["steps"] += 1
             try:
-                outcomes = read(self.gpt, self.pages, parts)
+                outcomes = read(self.gpt, self.pages, parts, self._replays)
             except Exception as error:  # out of memory, say: the engine goes on for those who come next
                 for part in parts:
                     self._end(part.text, "failed", _told(error))

@@ -13,7 +13,9 @@ B texts, T tokens of a prompt, L layers, H heads, K heads of keys and values, S 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 
 from daybreak.model.config import GPTConfig
 from daybreak.model.gpt import GPT
+from daybreak.model.kv_cache import KVCache
 
 if TYPE_CHECKING:
     from daybreak.model.attention import Kernel
@@ -100,6 +103,7 @@ class Recorded:
         self._cache = FixedCache(gpt.config, batch, self.capacity, weight.device, dtype or weight.dtype)
         self._tokens = torch.zeros(batch, 1, device=weight.device, dtype=torch.long)
         self._longest = 0
+        self._address = weight.data_ptr()
         record = record or (cuda_graphs() if weight.device.type == "cuda" else _again)
         self._steps: dict[int, Replay] = {}
         with torch.inference_mode():
@@ -138,9 +142,63 @@ class Recorded:
         self._tokens[:, 0] = tokens
         return self._steps[next(window for window in self._steps if window >= self._longest)]()
 
+    def is_of(self, gpt: GPT) -> bool:
+        """Whether it computes with a model's weights as they lie in memory now."""
+        return gpt is self.gpt and gpt.token_embedding.weight.data_ptr() == self._address
+
+    def predict(self, tokens: Tensor, kv_cache: KVCache | None) -> Tensor:
+        """A predictor (`generate`): (B, T) tokens that begin texts, or (B, 1) that go on -> (B, 1, V) the last logits.
+
+        Keys and values are its own; the cache given only counts, and says by its length whether a text begins.
+        """
+        assert kv_cache is not None
+        logits = self(tokens[:, 0]) if kv_cache.length else self.begin(tokens.tolist())
+        kv_cache.advance(tokens.shape[1])
+        return logits[:, None]
+
     def _step(self) -> Tensor:
         logits: Tensor = self.gpt(self._tokens, self._cache)
         return logits[:, 0]
+
+
+@final
+class Recordings:
+    """A model's recordings for one text each, kept from text to text: two that are written in turns have two."""
+
+    def __init__(self, record: Record | None = None) -> None:
+        """`record` is CUDA's graphs on a GPU; elsewhere there are no recordings without it."""
+        self._record = record
+        self._idle: list[Recorded] = []
+        self._broken = False
+
+    @contextmanager
+    def lent(self, gpt: GPT) -> Iterator[Recorded | None]:
+        """One of these weights for nobody else; None where there is none, or none can be made."""
+        recorded = self._idle.pop() if self._idle else None
+        if recorded is None or not recorded.is_of(gpt):
+            recorded = self._made(gpt)
+        try:
+            yield recorded
+        finally:
+            if recorded is not None:
+                self._idle.append(recorded)
+
+    def _made(self, gpt: GPT) -> Recorded | None:
+        record = self._record or (cuda_graphs() if gpt.token_embedding.weight.device.type == "cuda" else None)
+        if record is None or self._broken:
+            return None
+        try:
+            return Recorded(gpt, record=record)
+        except RuntimeError as error:  # no memory for it, or an operation that no recording can hold
+            self._broken = True
+            not_recorded(error)
+            return None
+
+
+def not_recorded(error: RuntimeError) -> None:
+    """Warns that things go on without recordings, and why."""
+    told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    warnings.warn(f"steps cannot be recorded on this device, and are launched kernel by kernel: {told}", stacklevel=3)
 
 
 def windows(capacity: int) -> list[int]:
@@ -165,7 +223,7 @@ def cuda_graphs() -> Record:
                 work()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # a server's other threads may go on
             result = work()
 
         def replay() -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from daybreak.inference.paged import PagedCache
 from daybreak.inference.pages import Pages
+from daybreak.inference.replays import Replays
 from daybreak.inference.requests import Top
 from daybreak.inference.sampling import PredictionFailed
 from daybreak.inference.text import Spot, Text, logprobs_of, next_tokens
@@ -46,8 +47,8 @@ Outcome = list[Written] | PredictionFailed
 """The tokens that a text goes on with, none while its prompt is not read; or that the model is broken."""
 
 
-def read(gpt: GPT, pages: Pages, parts: Sequence[Part]) -> list[Outcome]:
-    """One forward pass; the texts' rows then hold what was read, without the guesses that were wrong."""
+def read(gpt: GPT, pages: Pages, parts: Sequence[Part], replays: Replays | None = None) -> list[Outcome]:
+    """One forward pass, from a recording where there is one; the rows then hold what was read, without the guesses that were wrong."""
     tokens: list[int] = []
     wanted: list[int] = []
     for part in parts:
@@ -58,13 +59,17 @@ def read(gpt: GPT, pages: Pages, parts: Sequence[Part]) -> list[Outcome]:
     before = [part.text.row.length for part in parts]
     complete = [part.completes and part.text.request.max_tokens > 0 for part in parts]
     ranges = [part.wanted() for part in parts]
-    cache = PagedCache(pages, [(part.text.row, part.count + len(part.guessed)) for part in parts])
+    news = [(part.text.row, part.count + len(part.guessed)) for part in parts]
     select = None if len(wanted) == len(tokens) else torch.tensor(wanted, device=device, dtype=torch.long)
 
     def unembed(x: Tensor) -> Tensor:
         return gpt.unembed(x if select is None else x[:, select])
 
-    logits: Tensor = gpt(torch.tensor([tokens], device=device), cache, unembed)[0]  # (W, V)
+    logits = None if replays is None else replays(tokens, news)  # (N, V)
+    if logits is None:
+        logits = gpt(torch.tensor([tokens], device=device), PagedCache(pages, news), unembed)[0]  # (W, V)
+    elif select is not None:
+        logits = logits[select]
     spots: list[Spot] = []
     columns: list[int] = []
     start = 0

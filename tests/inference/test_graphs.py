@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from daybreak.inference.graphs import Recorded, windows
+from daybreak.data.tokenizer import load_tokenizer
+from daybreak.inference.graphs import Recorded, Recordings, windows
+from daybreak.loading import Model
 from daybreak.model.config import GPTConfig
 from daybreak.model.init import build
 from daybreak.model.kv_cache import KVCache
@@ -84,3 +86,42 @@ def test_a_full_text_and_impossible_prompts_are_refused():
     step(torch.tensor([4]))
     with pytest.raises(ValueError, match=r"^tokens: wanted at most 4 positions, came 5; begin again with the end of the text$"):
         step(torch.tensor([4]))
+
+
+def test_a_model_writes_from_recordings_what_it_writes_without():
+    """Beyond the end of the context, too, where it forgets the oldest half; and two texts in turns, each from a recording of its own."""
+    made = []
+
+    def record(work):
+        made.append(work())
+        return work
+
+    gpt = build(GPTConfig(vocab_size=257, context_length=40, n_layer=2, n_head=2, d_model=16, init_std=0.3), 0).eval()
+    plain, recorded = (Model(gpt, load_tokenizer("bytes")) for _ in range(2))
+    recorded.recordings = Recordings(record)
+    told = {"max_tokens": 100, "seed": 1}
+    for prompt in ("a", "some words", "a", ""):
+        assert list(recorded.write(prompt, **told)) == list(plain.write(prompt, **told))
+    assert len(made) == len(windows(40)) == 1
+    assert list(zip(recorded.write("b", **told), recorded.write("c", **told), strict=False)) == list(
+        zip(plain.write("b", **told), plain.write("c", **told), strict=False)
+    )
+    assert len(made) == 2
+    list(recorded.write("b", max_tokens=5))  # not worth it
+    recorded.gpt = build(gpt.config, 1).eval()
+    plain.gpt = recorded.gpt
+    assert list(recorded.write("a", **told)) == list(plain.write("a", **told))
+    assert len(made) == 3
+
+
+def test_where_nothing_can_be_recorded_a_model_writes_as_before():
+    def broken(work):
+        raise RuntimeError("CUDA out of memory")
+
+    gpt = build(GPTConfig(vocab_size=257, context_length=40, n_layer=1, n_head=2, d_model=16), 0).eval()
+    model = Model(gpt, load_tokenizer("bytes"))
+    expected = list(model.write("a", max_tokens=50, seed=0))
+    model.recordings = Recordings(broken)
+    with pytest.warns(UserWarning, match=r"^steps cannot be recorded on this device, .*: CUDA out of memory$"):
+        assert list(model.write("a", max_tokens=50, seed=0)) == expected
+    assert list(model.write("a", max_tokens=50, seed=0)) == expected  # and says so once
