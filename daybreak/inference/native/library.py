@@ -26,7 +26,7 @@ from daybreak import files
 from daybreak.compiling import is_torn
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("linear.c", "block.c"))
-HEADER = Path(__file__).with_name("native.h")
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("native.h", "amx.h"))
 
 OPTIONS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 FOR_THIS_PROCESSOR = ("-march=native", "-mcpu=native")
@@ -145,7 +145,7 @@ def _openmp() -> bool:
 
 def _name(options: tuple[str, ...]) -> str:
     """Of what these options make of the source on a processor like this one."""
-    sources = [path.read_text(encoding="utf-8") for path in (HEADER, *SOURCES)]
+    sources = [path.read_text(encoding="utf-8") for path in (*HEADERS, *SOURCES)]
     told = "\n".join([*sources, *OPTIONS, *options, platform.system(), platform.machine(), _processor()])
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 

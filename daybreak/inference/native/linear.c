@@ -9,6 +9,7 @@ many rows of x with what it has just read as registers hold sums for. `panels.py
 
 N rows of x, K inputs, M outputs. */
 
+#include "amx.h"
 #include "native.h"
 
 #if LANES == 16
@@ -18,14 +19,6 @@ N rows of x, K inputs, M outputs. */
 #else
 #define ROWS 4
 #endif
-#define WIDE 4 /* vectors of outputs in a panel */
-#define PANEL (WIDE * LANES)
-
-/* Asks for the weights that are read a page later. Processors look ahead by themselves, but not beyond a page, and one that waits for
-   memory at each gets a half of what it could (docs/LOG.md). */
-INLINE void ahead(const void *w, int bytes) {
-    for (int line = 0; line < bytes; line += 64) __builtin_prefetch((const char *)w + 4096 + line);
-}
 
 /* Rounds K numbers to bytes q with x ~ q * scale, and sums the bytes. Returns the scale: a 127th of the largest magnitude, or no number
    where x holds one that is none or infinite, so that the result is none either. */
@@ -80,78 +73,19 @@ INLINE void put(const layer *of, int64_t panel, const floats *sums, float *y) {
 int64_t lanes(void) { return LANES; }
 int64_t panel_width(void) { return PANEL; }
 
-/* --- Intel's AMX: 16 rows of 64 bytes times 16 outputs of as many, in one instruction ---------------------------------------------
-   For prompts and batches some three times as fast. Of its eight registers four hold products, 0 to 3, two or one 16 rows each, from 4 on,
-   the others 16 outputs each. */
-
-#if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__) && LANES == 16
-#include <sys/syscall.h>
-#include <unistd.h>
-
-static int amx_is_there(void) { /* Linux gives the registers to who asks for them, once in a process */
-    static int known = -1;
-    if (known < 0) known = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
-    return known;
+INLINE float as_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
 }
 
-static void amx_begin(int64_t N) { /* for N rows: fewer than 16 take less time */
-    struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } shape = {.palette = 1};
-    for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = 64, shape.rows[tile] = tile <= 4 && N < 16 ? N : 16;
-    /* Not _tile_loadconfig, which in older GCCs says to read eight bytes only, so that the rest need not have been written. */
-    __asm__ volatile("ldtilecfg %0" ::"m"(shape) : "memory");
+/* To the nearest, ties to even. No number stays none. */
+INLINE uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-
-static void amx_end(void) { __asm__ volatile("tilerelease" ::: "memory"); }
-
-/* name(w, rows, bytes, N, fresh, sums): N rows, at most 32, of so many bytes, one behind the other, times a panel: (N, PANEL), rounded up
-   to 16 or 32 rows. With `fresh` weights are read for the first time, and memory is asked in pieces for those that come next. */
-#define AMX_PANEL(name, multiply) \
-    static void name(const uint8_t *w, const uint8_t *rows, int64_t bytes, int64_t N, int fresh, void *to) { \
-        int32_t *sums = to; \
-        for (int half = 0; half < 2 && N > 16; half++) { \
-            _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); \
-            for (int64_t k = 0; k < bytes; k += 64) { \
-                const uint8_t *outputs = w + k * PANEL + half * 128; \
-                if (fresh && !half) ahead(outputs, 64 * PANEL); \
-                _tile_loadd(4, rows + k, bytes); \
-                _tile_loadd(5, rows + 16 * bytes + k, bytes); \
-                _tile_loadd(6, outputs, 4 * PANEL); \
-                _tile_loadd(7, outputs + 64, 4 * PANEL); \
-                multiply(0, 4, 6); multiply(1, 4, 7); multiply(2, 5, 6); multiply(3, 5, 7); \
-            } \
-            _tile_stored(0, sums + half * 32, 4 * PANEL); \
-            _tile_stored(1, sums + half * 32 + 16, 4 * PANEL); \
-            _tile_stored(2, sums + 16 * PANEL + half * 32, 4 * PANEL); \
-            _tile_stored(3, sums + 16 * PANEL + half * 32 + 16, 4 * PANEL); \
-        } \
-        if (N > 16) return; \
-        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); \
-        for (int64_t k = 0; k < bytes; k += 64) { \
-            const uint8_t *outputs = w + k * PANEL; \
-            _tile_loadd(4, rows + k, bytes); \
-            AMX_QUARTER(0, 5, multiply) AMX_QUARTER(1, 6, multiply) AMX_QUARTER(2, 5, multiply) AMX_QUARTER(3, 6, multiply) \
-        } \
-        _tile_stored(0, sums, 4 * PANEL); _tile_stored(1, sums + 16, 4 * PANEL); \
-        _tile_stored(2, sums + 32, 4 * PANEL); _tile_stored(3, sums + 48, 4 * PANEL); \
-    }
-#define AMX_QUARTER(number, tile, multiply) \
-    if (fresh) ahead(outputs + number * 16 * PANEL, 16 * PANEL); \
-    _tile_loadd(tile, outputs + number * 64, 4 * PANEL); \
-    multiply(number, 4, tile);
-AMX_PANEL(amx_int8, _tile_dpbsud)
-AMX_PANEL(amx_bf16, _tile_dpbf16ps)
-#define AMX(N, bytes) ((N) >= 2 && (bytes) % 64 == 0 && amx_is_there())
-#else
-#define AMX(N, bytes) 0
-static void amx_begin(int64_t N) {}
-static void amx_end(void) {}
-#define amx_int8(w, rows, bytes, N, fresh, sums) memset(sums, 0, 0)
-#define amx_bf16 amx_int8
-#endif
 
 /* --- fp16w: weights in fp16, x and all sums in fp32 -------------------------------------------------------------------------------- */
 
@@ -169,7 +103,60 @@ INLINE void fp16w_panel(const layer *of, int64_t panel, const float *x, float *y
     for (int r = 0; r < R; r++) put(of, panel, sums[r], y + r * of->outputs);
 }
 
+/* A panel of pairs of inputs in bf16, as `bf16` keeps them, twice: what bf16 holds of each weight, and the rest, which it holds, too. */
+static void in_parts(const uint16_t *w, int64_t K, uint32_t *high, uint32_t *low) {
+    for (int64_t k = 0; k < K; k += 2, w += 2 * PANEL, high += PANEL, low += PANEL) {
+        ahead(w, 4 * PANEL);
+        for (int v = 0; v < WIDE; v++) {
+            const floats even = from_fp16(w + v * LANES), odd = from_fp16(w + PANEL + v * LANES);
+            const words even_high = (words)even & 0xffff0000, odd_high = (words)odd & 0xffff0000;
+            *(words *)(high + v * LANES) = even_high >> 16 | odd_high;
+            *(words *)(low + v * LANES) = (words)(even - (floats)even_high) >> 16 | ((words)(odd - (floats)odd_high) & 0xffff0000);
+        }
+    }
+}
+
+#define MANY 24   /* rows, for which it pays */
+#define BLOCK 128 /* of them, for which a panel is taken apart anew */
+#define PIECE 128 /* of its inputs at once, which the first cache holds */
+
+/* Many rows, where there is AMX: x and weights each as two numbers in bf16, a large and a small one. That is all of a weight, and 16 binary
+   digits of x. */
+static int fp16w_by_parts(const layer *of, const float *from, int64_t N, float *y, int threads) {
+    const int64_t panels = (of->outputs + PANEL - 1) / PANEL, K = of->inputs, rows = (N + 15) / 16 * 16;
+    uint16_t *high = calloc(2 * rows * K, 2), *low = high + rows * K;
+    if (!high) return 1;
+#pragma omp parallel num_threads(THREADS(N))
+    {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < N * K; i++) {
+            high[i] = to_bf16(from[i]);
+            low[i] = to_bf16(from[i] - as_float((uint32_t)high[i] << 16));
+        }
+        amx_begin(16);
+#pragma omp for schedule(static)
+        for (int64_t panel = 0; panel < panels; panel++)
+            for (int64_t n = 0; n < N; n += BLOCK) {
+                const int64_t end = n + BLOCK < N ? n + BLOCK : N;
+                uint32_t w_high[PIECE / 2 * PANEL], w_low[PIECE / 2 * PANEL];
+                float sums[BLOCK][PANEL];
+                memset(sums, 0, sizeof(sums[0]) * ((end - n + 15) / 16 * 16));
+                for (int64_t k = 0; k < K; k += PIECE) {
+                    const int64_t some = K - k < PIECE ? K - k : PIECE;
+                    in_parts((const uint16_t *)of->weight + (panel * K + k) * PANEL, some, w_high, w_low);
+                    for (int64_t r = n; r < end; r += 16)
+                        amx_parts(w_high, w_low, high + r * K + k, low + r * K + k, K, some, sums[r - n]);
+                }
+                for (int64_t r = n; r < end; r++) put(of, panel, (const floats *)sums[r - n], y + r * of->outputs);
+            }
+        amx_end();
+    }
+    free(high);
+    return 0;
+}
+
 int fp16w_linear(const layer *of, const float *x, int64_t N, float *y, int threads) {
+    if (N >= MANY && AMX(N, 2 * of->inputs)) return fp16w_by_parts(of, x, N, y, threads);
     const int64_t panels = (of->outputs + PANEL - 1) / PANEL;
 #pragma omp parallel for schedule(static) num_threads(THREADS(N))
     for (int64_t panel = 0; panel < panels; panel++)
@@ -193,14 +180,6 @@ INLINE floats two_more(floats sum, words w, words x) {
 #else
     return sum + (floats)(w << 16) * (floats)(x << 16) + (floats)(w & 0xffff0000) * (floats)(x & 0xffff0000);
 #endif
-}
-
-/* To the nearest, ties to even. No number stays none. */
-INLINE uint16_t to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 INLINE void bf16_panel(const layer *of, int64_t panel, const uint8_t *x, int64_t bytes, float *y, int R) {

@@ -74,6 +74,15 @@ INLINE ints four_of(const int8_t *x) { /* the same four bytes in every lane */
     return (ints){0} + four;
 }
 
+#define WIDE 4 /* vectors of outputs in a panel (linear.c) */
+#define PANEL (WIDE * LANES)
+
+/* Asks for the weights that are read a page later. Processors look ahead by themselves, but not beyond a page, and one that waits for
+   memory at each gets a half of what it could (docs/LOG.md). */
+INLINE void ahead(const void *w, int bytes) {
+    for (int line = 0; line < bytes; line += 64) __builtin_prefetch((const char *)w + 4096 + line);
+}
+
 /* A linear layer: its weights as panels of outputs (linear.c), and what else its format needs. */
 typedef struct {
     int64_t inputs, outputs;
