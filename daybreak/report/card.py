@@ -158,7 +158,7 @@ def _evaluation(run: Summary) -> Iterator[Block]:
     yield Paragraph(f"On text held back from training ({size}):")
     yield Rows(("measure", "value", "unit"), tuple(rows))
     if run.standing:
-        yield Paragraph(run.standing)
+        yield Paragraph(f"Validation loss {run.standing}")
     if tasks := list(_tasks(run)):
         yield Paragraph("On tasks, with standard errors, beside what was published of the models nearest in size by the same protocol:")
         yield Rows(("task", "protocol", "metric", "value", "items", "published"), tuple(tasks))

@@ -118,7 +118,8 @@ def sentence(curve: Curve, references: Sequence[Reference]) -> str:
             continue
         where = "" if reference.is_level else " at this token count"
         said.append(f"{_apart(value - there)} the reference{where} ({called}: {there:.3f})")
-    return f"{'; '.join(said)}." if said else ""
+    # The figure is told, as what a run ends with is often measured on more text, and is another.
+    return f"{value:.3f} where the curve ends, {'; '.join(said)}." if said else ""
 
 
 def drawn(references: Iterable[Reference]) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ def figures(runs: Runs) -> str:
         name = f'<span class="run-name run-{i % 8}">{escape(run.name)}</span>'
         rows.append([name, *map(escape, cells), marked, *map(escape, rest)])
     note = "Losses compare only between runs with the same validation text and tokenizer; bits per byte compare across tokenizers too."
-    standing = "".join(paragraph(f"{run.name}: {run.standing}") for run in runs if run.standing)
+    standing = "".join(paragraph(f"{run.name}: validation loss {run.standing}") for run in runs if run.standing)
     return section("result", "Result", table(head, rows, "numbers") + standing + paragraph(note, "note"))
 
 

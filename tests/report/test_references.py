@@ -67,10 +67,14 @@ def test_where_a_run_stands_in_words() -> None:
     halfway = math.exp((math.log(1e9) + math.log(4e9)) / 2)
     assert LINE.at(halfway) == pytest.approx(3.8)
     assert [LINE.at(5e8), LINE.at(1e11), LEVEL.at(1)] == [None, None, 3.42]
-    assert sentence(curve((1e8, 5.0), (halfway, 3.78)), [LINE]) == "0.02 below the reference at this token count (llm.c on fineweb: 3.800)."
-    assert sentence(curve((1e9, 4.001)), [LINE]).startswith("level with the reference at this token count")
-    assert sentence(curve((1e9, 4.5)), [LEVEL]) == "1.08 above the reference (GPT-2 on fineweb: 3.420)."
-    assert sentence(curve((3e10, 3.2)), [LINE]) == "0.10 below where llm.c on fineweb ended, after 10.0 billion tokens."
+    assert (
+        sentence(curve((1e8, 5.0), (halfway, 3.78)), [LINE])
+        == "3.780 where the curve ends, 0.02 below the reference at this token count (llm.c on fineweb: 3.800)."
+    )
+    assert sentence(curve((1e9, 4.001)), [LINE]).startswith("4.001 where the curve ends, level with the reference at this token count")
+    assert sentence(curve((1e9, 4.5)), [LEVEL]) == "4.500 where the curve ends, 1.08 above the reference (GPT-2 on fineweb: 3.420)."
+    ended = "3.200 where the curve ends, 0.10 below where llm.c on fineweb ended, after 10.0 billion tokens."
+    assert sentence(curve((3e10, 3.2)), [LINE]) == ended
     assert sentence(curve((1e6, 9.0)), [LINE]) == ""
     assert sentence(curve((1e9, 4.0)), []) == ""
 
