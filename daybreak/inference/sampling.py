@@ -157,7 +157,7 @@ def truncate(logits: Tensor, sampling: Sampling) -> Tensor:
     Raises PredictionFailed where the logits are no numbers. Not for a greedy `sampling`.
     """
     # Subtracting the maximum first keeps tiny temperatures from overflowing to infinity.
-    logits = logits - _highest(logits)[0]
+    logits = logits - _finite(logits.amax(dim=-1, keepdim=True))
     if sampling.temperature != 1:
         logits.div_(sampling.temperature)
     if sampling.top_k is not None:
@@ -173,7 +173,9 @@ def truncate(logits: Tensor, sampling: Sampling) -> Tensor:
 
 def likeliest(logits: Tensor) -> Tensor:
     """(B, V) -> (B,) the likeliest token of each row. Raises PredictionFailed where the logits are no numbers."""
-    return _highest(logits)[1].squeeze(-1)
+    highest, where = logits.max(dim=-1)
+    _finite(highest)
+    return where
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -220,8 +222,8 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None
     return torch.multinomial(truncate(logits, sampling).softmax(dim=-1), 1, generator=generator).squeeze(-1)
 
 
-def _highest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    highest, where = logits.max(dim=-1, keepdim=True)
+def _finite(highest: Tensor) -> Tensor:
+    """The largest logits, as they are. Raises PredictionFailed where one is no number."""
     if not highest.isfinite().all():
         raise PredictionFailed("the model predicts NaN or infinity: its weights have diverged; train it with a lower train.learning_rate")
-    return highest, where
+    return highest
