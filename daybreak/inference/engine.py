@@ -26,7 +26,7 @@ from daybreak.inference.graphs import Record, cuda_graphs
 from daybreak.inference.pages import Pages
 from daybreak.inference.replays import Replays
 from daybreak.inference.requests import Busy, Finish, Limits, OnToken, Request, Stats, Ticket
-from daybreak.inference.speculation import MOST, PromptLookup, Speculator
+from daybreak.inference.speculation import MOST_GUESSED, PromptLookup, Speculator
 from daybreak.inference.stepping import Outcome, Part, read
 from daybreak.inference.text import Text
 from daybreak.model.gpt import GPT
@@ -190,7 +190,7 @@ class Engine:
         return parts
 
     def _guess(self, text: Text) -> Sequence[int]:
-        most = min(MOST, text.request.max_tokens - text.ticket.written - 1, self.context_length - len(text.tokens))
+        most = min(MOST_GUESSED, text.request.max_tokens - text.ticket.written - 1, self.context_length - len(text.tokens))
         if text.guess is None or most < 1 or len(self._running) > self._speculate_rows:
             return ()
         return text.guess(text.tokens, most)

@@ -27,8 +27,8 @@ Speculator = Callable[[Request], Guess]
 """What guesses for a request."""
 
 
-MOST = 8
-"""Tokens in a guess."""
+MOST_GUESSED = 8
+"""Tokens at once."""
 
 
 @final
