@@ -69,22 +69,21 @@ AMX_PANEL(amx_int8, _tile_dpbsud)
 AMX_PANEL(amx_bf16, _tile_dpbf16ps)
 #define AMX(N, bytes) ((N) >= 2 && (bytes) % 64 == 0 && amx_is_there())
 
-/* sums (16, PANEL) += 16 rows of K, each in two parts, times some inputs of a panel in two parts, without the product of the small ones.
-   Of 16 outputs, tile 0 or 2 sums the products of the large parts and tile 1 or 3 the others, so that none waits for the one before. */
-static void amx_parts(
-    const uint32_t *w_high, const uint32_t *w_low, const uint16_t *high, const uint16_t *low, int64_t K, int64_t some, float *sums) {
-    for (int half = 0; half < 2; half++, w_high += 32, w_low += 32, sums += 32) {
+/* sums (16, PANEL) += 16 rows of K, each as x[0] + x[1] + x[2], times some inputs of a panel, w[0] + w[1], all in bf16 and each part some 8
+   binary digits below the one before; without w[1] x[2]. Of 16 outputs, tile 0 or 2 sums the large products, 1 or 3 the others. */
+static void amx_parts(const uint32_t *const w[2], const uint16_t *const x[3], int64_t K, int64_t some, float *sums) {
+    for (int half = 0; half < 2; half++, sums += 32) {
         float small[2][16][16];
         _tile_loadd(0, sums, 4 * PANEL); _tile_zero(1); _tile_loadd(2, sums + 16, 4 * PANEL); _tile_zero(3);
-        for (int64_t k = 0; k < some; k += 32) {
-            _tile_loadd(4, high + k, 2 * K);
-            _tile_loadd(5, low + k, 2 * K);
-            _tile_loadd(6, w_high + k / 2 * PANEL, 4 * PANEL);
-            _tile_loadd(7, w_high + k / 2 * PANEL + 16, 4 * PANEL);
-            _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(2, 4, 7); _tile_dpbf16ps(1, 5, 6); _tile_dpbf16ps(3, 5, 7);
-            _tile_loadd(6, w_low + k / 2 * PANEL, 4 * PANEL);
-            _tile_loadd(7, w_low + k / 2 * PANEL + 16, 4 * PANEL);
-            _tile_dpbf16ps(1, 4, 6); _tile_dpbf16ps(3, 4, 7);
+        for (int64_t k = 0; k < some; k += 32) { /* one product in a tile takes as long as three in others: they take turns */
+            const int64_t at = k / 2 * PANEL + half * 32;
+            _tile_loadd(4, x[0] + k, 2 * K); _tile_loadd(5, x[1] + k, 2 * K);
+            _tile_loadd(6, w[0] + at, 4 * PANEL); _tile_loadd(7, w[0] + at + 16, 4 * PANEL);
+            _tile_dpbf16ps(1, 5, 6); _tile_dpbf16ps(3, 5, 7); _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(5, x[2] + k, 2 * K);
+            _tile_dpbf16ps(1, 5, 6); _tile_dpbf16ps(3, 5, 7); _tile_dpbf16ps(2, 4, 7);
+            _tile_loadd(6, w[1] + at, 4 * PANEL); _tile_loadd(7, w[1] + at + 16, 4 * PANEL); _tile_loadd(5, x[1] + k, 2 * K);
+            _tile_dpbf16ps(1, 4, 6); _tile_dpbf16ps(3, 4, 7); _tile_dpbf16ps(1, 5, 6); _tile_dpbf16ps(3, 5, 7);
         }
         _tile_stored(0, sums, 4 * PANEL); _tile_stored(2, sums + 16, 4 * PANEL);
         _tile_stored(1, small[0], 64); _tile_stored(3, small[1], 64);
@@ -94,7 +93,7 @@ static void amx_parts(
 }
 
 #else
-#define amx_parts(w_high, w_low, high, low, K, some, sums) memset(sums, 0, 0)
+#define amx_parts(w, x, K, some, sums) memset(sums, 0, 0)
 #define AMX(N, bytes) 0
 static void amx_begin(int64_t N) {}
 static void amx_end(void) {}

@@ -109,49 +109,53 @@ static void in_parts(const uint16_t *w, int64_t K, uint32_t *high, uint32_t *low
         ahead(w, 4 * PANEL);
         for (int v = 0; v < WIDE; v++) {
             const floats even = from_fp16(w + v * LANES), odd = from_fp16(w + PANEL + v * LANES);
-            const words even_high = (words)even & 0xffff0000, odd_high = (words)odd & 0xffff0000;
+            const words even_high = ((words)even + 0x8000) & 0xffff0000, odd_high = ((words)odd + 0x8000) & 0xffff0000; /* the nearest */
             *(words *)(high + v * LANES) = even_high >> 16 | odd_high;
             *(words *)(low + v * LANES) = (words)(even - (floats)even_high) >> 16 | ((words)(odd - (floats)odd_high) & 0xffff0000);
         }
     }
 }
 
-#define MANY 24   /* rows, for which it pays */
+#define MANY 32   /* rows, for which it pays */
 #define BLOCK 128 /* of them, for which a panel is taken apart anew */
 #define PIECE 128 /* of its inputs at once, which the first cache holds */
 
-/* Many rows, where there is AMX: x and weights each as two numbers in bf16, a large and a small one. That is all of a weight, and 16 binary
-   digits of x. */
+/* Many rows, where there is AMX: a weight as the sum of two numbers in bf16, a number of x of three. Nothing of either is lost. */
 static int fp16w_by_parts(const layer *of, const float *from, int64_t N, float *y, int threads) {
-    const int64_t panels = (of->outputs + PANEL - 1) / PANEL, K = of->inputs, rows = (N + 15) / 16 * 16;
-    uint16_t *high = calloc(2 * rows * K, 2), *low = high + rows * K;
-    if (!high) return 1;
+    const int64_t panels = (of->outputs + PANEL - 1) / PANEL, K = of->inputs, all = (N + 15) / 16 * 16 * K;
+    uint16_t *x = calloc(3 * all, 2);
+    if (!x) return 1;
 #pragma omp parallel num_threads(THREADS(N))
     {
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < N * K; i++) {
-            high[i] = to_bf16(from[i]);
-            low[i] = to_bf16(from[i] - as_float((uint32_t)high[i] << 16));
+            float rest = from[i];
+            for (int part = 0; part < 3; part++) {
+                x[part * all + i] = to_bf16(rest);
+                rest -= as_float((uint32_t)x[part * all + i] << 16);
+            }
         }
         amx_begin(16);
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panels; panel++)
             for (int64_t n = 0; n < N; n += BLOCK) {
                 const int64_t end = n + BLOCK < N ? n + BLOCK : N;
-                uint32_t w_high[PIECE / 2 * PANEL], w_low[PIECE / 2 * PANEL];
+                uint32_t high[PIECE / 2 * PANEL], low[PIECE / 2 * PANEL];
                 float sums[BLOCK][PANEL];
                 memset(sums, 0, sizeof(sums[0]) * ((end - n + 15) / 16 * 16));
                 for (int64_t k = 0; k < K; k += PIECE) {
                     const int64_t some = K - k < PIECE ? K - k : PIECE;
-                    in_parts((const uint16_t *)of->weight + (panel * K + k) * PANEL, some, w_high, w_low);
-                    for (int64_t r = n; r < end; r += 16)
-                        amx_parts(w_high, w_low, high + r * K + k, low + r * K + k, K, some, sums[r - n]);
+                    in_parts((const uint16_t *)of->weight + (panel * K + k) * PANEL, some, high, low);
+                    for (int64_t r = n; r < end; r += 16) {
+                        const uint16_t *const rows[] = {x + r * K + k, x + all + r * K + k, x + 2 * all + r * K + k};
+                        amx_parts((const uint32_t *[]){high, low}, rows, K, some, sums[r - n]);
+                    }
                 }
                 for (int64_t r = n; r < end; r++) put(of, panel, (const floats *)sums[r - n], y + r * of->outputs);
             }
         amx_end();
     }
-    free(high);
+    free(x);
     return 0;
 }
 
