@@ -399,7 +399,7 @@ def main() -> None:
         gpt = build(CONFIG, 0).eval()
         write_model(folder, gpt, tokenizer)
         runtime = min(opening(folder, None)[1] for _ in range(2))
-        opened = {dtype: min(opening(folder, dtype) for _ in range(2)) for dtype in ("auto", "int8", "fp32")}
+        opened = {dtype: min(opening(folder, dtype) for _ in range(4)) for dtype in ("auto", "int8", "fp32")}
         missing = absent()
         with processes([name for name in WRITERS if name not in missing], folder) as found:
             speeds = per_token(found, arguments.rounds)
