@@ -70,7 +70,7 @@ def ours(gpt: GPT) -> Writer:
             logits: Tensor = gpt(tokens, kv_cache, lambda x: gpt.unembed(x[:, -1:]))
             return logits
 
-        chooser, cache = keyed(GREEDY, 0, len(prompt)), KVCache(CONFIG)
+        chooser, cache = keyed(GREEDY, 0, len(prompt)), KVCache(CONFIG, dtype=gpt.cache_dtype)
         tokens = torch.tensor([prompt])
         how = {"context_length": 1024, "kv_cache": cache, "chooser": chooser, "mode": torch.inference_mode}
         return [int(t) for t in generate(last, tokens, max_tokens=count, **how)]  # type: ignore[arg-type]
@@ -279,7 +279,7 @@ class ByHeart(nn.Module):
 
     def __init__(self, gpt: GPT, text: Sequence[int]) -> None:
         super().__init__()
-        self.config, self.token_embedding, self._gpt = gpt.config, gpt.token_embedding, gpt
+        self.config, self.token_embedding, self.cache_dtype, self._gpt = gpt.config, gpt.token_embedding, gpt.cache_dtype, gpt
         self._text = torch.tensor([*text, 0])
 
     def forward(self, tokens: Tensor, kv_cache: Any, unembed: Callable[[Tensor], Tensor]) -> Tensor:

@@ -136,7 +136,7 @@ class Model:
             if recorded is not None:
                 yield recorded.predict, KVCache(self.config, capacity=1)  # which only counts
             else:
-                yield self._next, KVCache(self.config, device=self.device, dtype=self.gpt.token_embedding.weight.dtype)
+                yield self._next, KVCache(self.config, device=self.device, dtype=self.gpt.cache_dtype)
 
 
 def load(folder: str | Path, *, device: str = "auto", dtype: str = "fp32", reshapings: Mapping[str, Reshaping] = RESHAPINGS) -> Model:

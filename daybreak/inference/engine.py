@@ -47,18 +47,19 @@ class Engine:
         speculator: Speculator | None = PromptLookup,
         speculate_rows: int = 4,
         reuse: bool = True,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         record: Record | None = None,
     ) -> None:
         """`token_bytes`: the bytes of a token's id; `speculator` guesses while at most `speculate_rows` are running, none never.
 
+        `dtype`: what keys and values are kept in, without it what suits the model.
         `record` makes recordings of small steps: CUDA's graphs on a GPU, elsewhere none are made without it.
         """
         self.limits = limits or Limits()
         self.gpt = gpt.eval()
         self.context_length = gpt.config.context_length
         device = gpt.token_embedding.weight.device
-        self.pages = Pages(gpt.config, max(self.limits.cache_tokens, self.context_length), device, dtype, reuse)
+        self.pages = Pages(gpt.config, max(self.limits.cache_tokens, self.context_length), device, dtype or gpt.cache_dtype, reuse)
         record = record or (cuda_graphs() if device.type == "cuda" else None)
         self._replays = Replays(self.gpt, self.pages, record) if record else None
         self._token_bytes = token_bytes

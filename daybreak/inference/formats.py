@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daybreak.inference.native import panels
-from daybreak.inference.native.blocks import native_block
+from daybreak.inference.native.blocks import NativeBlock, native_block
 from daybreak.inference.native.panels import Linear
 from daybreak.inference.rounding import GROUP, TINY, int4_groups, int8_rows
 from daybreak.model.gpt import GPT
@@ -41,6 +41,8 @@ class Format:
     quick: Mapping[str, Pack]
     error: float
     """How far a quick way may be from the plain one, as a share of the result's norm: rounding of sums, and what a way rounds besides."""
+    cache: torch.dtype = torch.float16
+    """What whole blocks of our own keep keys and values in. Where activations are rounded more coarsely, this loses nothing."""
 
 
 # --- bf16: 8 bits of mantissa for weights and activations -------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def int4_aten(weight: Tensor, bias: Tensor | None) -> Linear:
 
 FORMATS: dict[str, Format] = {
     "bf16": Format(bf16_plain, {"native": panels.bf16, "torch": bf16_torch}, 1e-2),
-    "fp16w": Format(fp16w_plain, {"native": panels.fp16w, "fbgemm": fp16w_fbgemm}, 1e-5),
+    "fp16w": Format(fp16w_plain, {"native": panels.fp16w, "fbgemm": fp16w_fbgemm}, 1e-5, torch.float32),
     "int8": Format(int8_plain, {"native": panels.int8, "fbgemm": int8_fbgemm, "onednn": int8_onednn}, 1e-3),
     "int4": Format(int4_plain, {"native": panels.int4, "aten": int4_aten}, 1e-2),
 }
@@ -193,7 +195,7 @@ Choice = Callable[[str, int, int], Pack]
 
 
 def in_format(gpt: GPT, name: str, choose: Choice | None = None) -> GPT:
-    """The model with its linear layers and its head in a format; norms, embeddings, attention and the cache stay in fp32.
+    """The model with its linear layers and its head in a format; norms, embeddings and attention stay in fp32.
 
     The head is packed once. `token_embedding` keeps the rows that it has: where these are a view of a file, only those of tokens that
     occur are ever in memory. Without `choose` every layer is computed plainly. The given model is not changed.
@@ -211,6 +213,8 @@ def in_format(gpt: GPT, name: str, choose: Choice | None = None) -> GPT:
     if gpt.head is None:
         changed.head = packed[-1]  # type: ignore[assignment]  # a layer is a layer
     changed.blocks = nn.ModuleList(native_block(block, gpt.config) for block in changed.blocks)
+    if all(isinstance(block, NativeBlock) for block in changed.blocks):  # torch's operations would widen the whole cache at every token
+        changed.narrow_cache = FORMATS[name].cache
     return changed
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daybreak.inference.pages import Pages, Row
-from daybreak.model.kv_cache import PAGE, Layout
+from daybreak.model.kv_cache import IN_PLACE, PAGE, Layout
 
 if TYPE_CHECKING:
     from daybreak.model.attention import Kernel
@@ -96,10 +96,10 @@ class PagedCache:
             row.length += count
 
     def layout(self, batch: int, tokens: int) -> Layout | None:
-        """Where the new tokens (1, N) are to be kept; None for pages that are not in fp32 on the CPU."""
+        """Where the new tokens (1, N) are to be kept; None where no kernel can work in place."""
         assert (batch, tokens) == (1, len(self._positions))
         keys, values = self._pages.keys, self._pages.values
-        if keys.dtype != torch.float32 or keys.device.type != "cpu":
+        if keys.dtype not in IN_PLACE or keys.device.type != "cpu":
             return None
         most = max(len(row.pages) for row, _ in self._parts)
         pages = torch.tensor([row.pages + [0] * (most - len(row.pages)) for row, _ in self._parts], dtype=torch.int32)

@@ -100,7 +100,7 @@ class _Draft:
         self._request = request
         self._length = length
         weight = next(predictor.parameters()) if isinstance(predictor, nn.Module) else torch.empty(0)
-        self._device, self._dtype = weight.device, weight.dtype
+        self._device, self._dtype = weight.device, getattr(predictor, "cache_dtype", weight.dtype)
         self._cache: KVCache | None = None
         self._text: list[int] = []  # as it was the last time, with what was guessed behind its first `_given` tokens
         self._given = 0

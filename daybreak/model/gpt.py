@@ -59,6 +59,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, kernel, layer) for layer in range(config.n_layer))
         self.norm = NORMS[config.norm](config)
         self.head = None if config.tied_head else nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
+        self.narrow_cache: torch.dtype | None = None
+        """What keys and values are kept in, where that is less than the embedding's own format."""
 
     def forward(self, tokens: Tensor, kv_cache: KVCache | None = None, unembed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, V) logits of the next token at every position.
@@ -88,6 +90,11 @@ class GPT(nn.Module):
         x = self.norm(x)
         logits = (F.linear(x, self.token_embedding.weight) if self.head is None else self.head(x))[..., : self.config.tokens]
         return logits if self.config.logit_softcap is None else softcapped(logits, self.config.logit_softcap)
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """What its keys and values are best kept in."""
+        return self.narrow_cache or self.token_embedding.weight.dtype
 
     @property
     def head_weight(self) -> Tensor:

@@ -22,6 +22,10 @@ PAGE = 16
 """Tokens that lie side by side wherever keys and values are kept in pages."""
 
 
+IN_PLACE = (torch.float32, torch.float16)
+"""What a cache on a CPU may be kept in for a kernel that works on it in place."""
+
+
 class Layout(NamedTuple):
     """Where a cache keeps the new tokens of a pass and those before them, for a kernel that works on it in place.
 
@@ -30,7 +34,7 @@ class Layout(NamedTuple):
     """
 
     keys: Tensor
-    """(L, ...) fp32."""
+    """(L, ...), of one of IN_PLACE."""
     values: Tensor
     """Laid out as the keys."""
     text_stride: int
@@ -107,9 +111,9 @@ class KVCache:
         return all_keys.narrow(2, start, end - start).to(keys.dtype), all_values.narrow(2, start, end - start).to(values.dtype)
 
     def layout(self, batch: int, tokens: int) -> Layout | None:
-        """Where B T new tokens, row by row, are to be kept; None for a cache not in fp32 on the CPU. Raises ValueError as `extend`."""
+        """Where B T new tokens, row by row, are to be kept; None where no kernel can work in place. Raises ValueError as `extend`."""
         end = self._end(batch, tokens)
-        if self._keys.dtype != torch.float32 or self._keys.device.type != "cpu":
+        if self._keys.dtype not in IN_PLACE or self._keys.device.type != "cpu":
             return None
         pages = torch.arange(-(-self.capacity // PAGE), dtype=torch.int32)[None]
         texts = torch.arange(batch, dtype=torch.int32).repeat_interleave(tokens)

@@ -98,9 +98,8 @@ def host(name: str, model: Model, limits: Limits, draft: Model | None = None) ->
                 [f"draft: wanted a model with the tokenizer of {name}, came one with another; its guesses would be other words"]
             )
         speculator = draft_model(draft.gpt, draft.config)
-    kept = model.gpt.token_embedding.weight.dtype  # on a CPU fp32 in every format
-    limits = fitting(limits, model.config, model.device, kept)
-    engine = Engine(model.gpt, model.tokenizer.token_bytes, eot=model.tokenizer.eot, limits=limits, speculator=speculator, dtype=kept)
+    limits = fitting(limits, model.config, model.device, model.gpt.cache_dtype)
+    engine = Engine(model.gpt, model.tokenizer.token_bytes, eot=model.tokenizer.eot, limits=limits, speculator=speculator)
     return Hosted(name, model, engine)
 
 

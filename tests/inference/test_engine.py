@@ -224,7 +224,7 @@ def test_a_broken_text_fails_alone():
     model = model_of()
 
     class Breaks(torch.nn.Module):
-        config, token_embedding = model.config, model.token_embedding
+        config, token_embedding, cache_dtype = model.config, model.token_embedding, model.cache_dtype
 
         def forward(self, tokens, cache, unembed):
             return model(tokens, cache, unembed).masked_fill((tokens[0] == 13)[: unembed(model.embed(tokens)[0]).shape[1], None], math.nan)
@@ -242,7 +242,8 @@ def test_a_failing_pass_is_told_and_the_engine_goes_on():
     model, calls = model_of(), itertools.count()
 
     class Fails(torch.nn.Module):
-        config, token_embedding, unembed = model.config, model.token_embedding, staticmethod(model.unembed)
+        config, token_embedding, cache_dtype = model.config, model.token_embedding, model.cache_dtype
+        unembed = staticmethod(model.unembed)
 
         def forward(self, *given):
             if next(calls) == 1:

@@ -11,12 +11,14 @@ import torch
 
 from daybreak import files
 from daybreak.inference import trials
+from daybreak.inference.engine import Engine
 from daybreak.inference.formats import FORMATS, in_format
 from daybreak.inference.native import blocks, library, panels
 from daybreak.inference.native.blocks import NativeBlock
 from daybreak.inference.native.library import Unavailable
 from daybreak.inference.paged import PagedCache
 from daybreak.inference.pages import Pages, Row
+from daybreak.inference.requests import Limits
 from daybreak.model.config import GPTConfig
 from daybreak.model.init import build
 from daybreak.model.kv_cache import KVCache
@@ -37,6 +39,8 @@ ARCHITECTURES = {
     },
     "grouped": {"n_kv_head": 2, "activation": "swiglu", "norm": "rmsnorm-no-gain", "position": "rotary"},
 }
+KEPT = [(torch.float32, 2e-5), (torch.float16, 1e-4)]
+"""What a cache is kept in, and how far two ways may be apart then: a number on the edge between two in fp16 may become either."""
 SHAPE = {"vocab_size": 300, "context_length": 160, "n_layer": 3, "n_head": 4, "d_model": 128, "init_std": 0.1}
 CUTS = [0, 1, 3, 20, 21, 22, 100, 101, 107, 110, 112, 140]  # one token, a few, and many together; a page is 16
 
@@ -69,24 +73,25 @@ def model_of(architecture, seed=1):
     return gpt
 
 
-def read_in_pieces(gpt, tokens):
-    cache = KVCache(gpt.config, len(tokens))
+def read_in_pieces(gpt, tokens, kept=torch.float32):
+    cache = KVCache(gpt.config, len(tokens), dtype=kept)
     with torch.inference_mode():
         return torch.cat([gpt(tokens[:, start:stop], cache) for start, stop in pairwise(CUTS)], dim=1)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_block_in_one_call_is_its_parts(architecture, batch, monkeypatch):
+@pytest.mark.parametrize(("kept", "error"), KEPT)
+def test_a_block_in_one_call_is_its_parts(architecture, batch, kept, error, monkeypatch):
     kernels()
     gpt = in_format(model_of(architecture), "fp16w", native)
     assert all(isinstance(block, NativeBlock) for block in gpt.blocks)
     tokens = torch.randint(300, (batch, CUTS[-1]), generator=torch.Generator().manual_seed(0))
-    in_one = read_in_pieces(gpt, tokens)
+    in_one = read_in_pieces(gpt, tokens, kept)
     monkeypatch.setattr(blocks, "MOST", 0)
-    in_parts = read_in_pieces(gpt, tokens)
+    in_parts = read_in_pieces(gpt, tokens, kept)
     assert not torch.equal(in_one, in_parts)  # they are two ways
-    torch.testing.assert_close(in_one, in_parts, rtol=0, atol=2e-5 * float(in_parts.abs().max()))
+    torch.testing.assert_close(in_one, in_parts, rtol=0, atol=error * float(in_parts.abs().max()))
 
 
 @pytest.mark.parametrize("name", NATIVE)
@@ -101,12 +106,13 @@ def test_formats_agree_on_the_likeliest_token(name, monkeypatch):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_texts_in_pages_are_read_as_alone(architecture):
+@pytest.mark.parametrize(("kept", "error"), KEPT)
+def test_texts_in_pages_are_read_as_alone(architecture, kept, error):
     kernels()
     gpt = in_format(model_of(architecture), "fp16w", native)
     draw = torch.Generator().manual_seed(0)
     texts = [torch.randint(300, (length,), generator=draw) for length in (40, 17, 33, 90)]
-    pages = Pages(gpt.config, 400)
+    pages = Pages(gpt.config, 400, dtype=kept)
     rows = [Row() for _ in texts]
     for length in (3, 1, 2, 30, 1):  # their pages come to lie between each other's
         for row in rows:
@@ -125,8 +131,25 @@ def test_texts_in_pages_are_read_as_alone(architecture):
             for (n, _), own in zip(parts, logits.split([count for _, count in parts]), strict=True):
                 heard[n].append(own)
         for text, told in zip(texts, heard, strict=True):
-            alone = gpt(text[None], KVCache(gpt.config))[0]
-            torch.testing.assert_close(torch.cat(told), alone, rtol=0, atol=2e-5 * float(alone.abs().max()))
+            alone = gpt(text[None], KVCache(gpt.config, dtype=kept))[0]
+            torch.testing.assert_close(torch.cat(told), alone, rtol=0, atol=error * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_keys_and_values_take_half_where_activations_are_rounded_more_coarsely(name):
+    kernels()
+    gpt = model_of("gpt2")
+    assert (gpt.cache_dtype, in_format(gpt, name).cache_dtype) == (torch.float32, torch.float32)  # torch would widen all of them each time
+    changed = in_format(gpt, name, native)
+    assert changed.cache_dtype == (torch.float32 if name == "fp16w" else torch.float16)
+    tokens = torch.randint(300, (1, CUTS[-1]), generator=torch.Generator().manual_seed(0))
+    wide, narrow = read_in_pieces(changed, tokens), read_in_pieces(changed, tokens, changed.cache_dtype)
+    exact = read_in_pieces(gpt, tokens)
+    off, narrow_off = (float((each - exact).norm() / exact.norm()) for each in (wide, narrow))
+    assert narrow_off < 1.1 * off  # what rounding them adds is not to be seen beside what the format does
+
+    engine = Engine(changed, lambda token: b"", 299, Limits(cache_tokens=400), speculator=None)
+    assert engine.pages.keys.dtype == changed.cache_dtype
 
 
 def test_what_a_vector_does_not_divide_goes_part_by_part():
@@ -230,11 +253,12 @@ def test_every_branch_is_right(processor, tmp_path, monkeypatch):
     for architecture in ARCHITECTURES:
         gpt, tokens = in_format(model_of(architecture), "fp16w", native), torch.arange(CUTS[-1])[None]
         assert isinstance(gpt.blocks[0], NativeBlock)
-        in_one = read_in_pieces(gpt, tokens)
-        with monkeypatch.context() as patch:
-            patch.setattr(blocks, "MOST", 0)
-            in_parts = read_in_pieces(gpt, tokens)
-        torch.testing.assert_close(in_one, in_parts, rtol=0, atol=2e-5 * float(in_parts.abs().max()))
+        for kept, error in KEPT:
+            in_one = read_in_pieces(gpt, tokens, kept)
+            with monkeypatch.context() as patch:
+                patch.setattr(blocks, "MOST", 0)
+                in_parts = read_in_pieces(gpt, tokens, kept)
+            torch.testing.assert_close(in_one, in_parts, rtol=0, atol=error * float(in_parts.abs().max()))
 
 
 def test_without_a_compiler_torch_does_the_work(monkeypatch, tmp_path):

@@ -32,8 +32,9 @@ typedef struct {
 
 /* Where the cache keeps token t of a text, for a layer and a head: in its page t / PAGE (Layout in model/kv_cache.py). */
 typedef struct {
-    float *keys, *values;
-    int64_t layer_stride, text_stride, head_stride; /* floats from a layer, text or head to the next */
+    char *keys, *values;
+    int64_t size;                                   /* bytes of a number: 4 in fp32, 2 in fp16 */
+    int64_t layer_stride, text_stride, head_stride; /* numbers from a layer, text or head to the next */
     const int32_t *pages;             /* (texts, page_stride) */
     int64_t page_stride;              /* 0 where all texts number their pages alike */
     const int32_t *texts, *positions; /* (N) whose each token is, and where it stands there */
@@ -107,9 +108,21 @@ static void prepared(const block *b, const shared *s, int64_t n, float *head) {
     }
 }
 
-INLINE float *place(const block *b, const cache *c, float *from, int64_t text, int64_t head, int64_t token, int64_t D) {
-    const int64_t page = c->pages[text * c->page_stride + token / PAGE];
-    return from + b->number * c->layer_stride + text * c->text_stride + head * c->head_stride + (page * PAGE + token % PAGE) * D;
+INLINE char *place(const block *b, const cache *c, char *from, int64_t text, int64_t head, int64_t token, int64_t D) {
+    const int64_t page = c->pages[text * c->page_stride + token / PAGE], before = b->number * c->layer_stride + text * c->text_stride;
+    return from + (before + head * c->head_stride + (page * PAGE + token % PAGE) * D) * c->size;
+}
+
+/* LANES numbers of the cache from number i on, as fp32. */
+INLINE floats cached(const char *from, int64_t i, const int64_t size) {
+    return size == 2 ? from_fp16((const uint16_t *)from + i) : at((const float *)from + i);
+}
+
+static void cache_one(const cache *c, const float *from, int64_t D, char *to) { /* a head's key or value */
+    if (c->size == 4)
+        memcpy(to, from, sizeof(float) * D);
+    else
+        for (int64_t d = 0; d < D; d += LANES) to_fp16(at(from + d), (uint16_t *)to + d);
 }
 
 /* Prepares a token's queries and keys, and puts keys and values where the cache keeps them. */
@@ -122,8 +135,8 @@ static void kept(const block *b, const cache *c, const shared *s, int64_t n, flo
         if (first && b->number == 0) memcpy(first, value, sizeof(float) * D);
         if (b->value_mix)
             for (int64_t d = 0; d < D; d++) value[d] += b->value_mix[0] * (first[d] - value[d]);
-        memcpy(place(b, c, c->keys, text, k, token, D), qkv + (H + k) * D, sizeof(float) * D);
-        memcpy(place(b, c, c->values, text, k, token, D), value, sizeof(float) * D);
+        cache_one(c, qkv + (H + k) * D, D, place(b, c, c->keys, text, k, token, D));
+        cache_one(c, value, D, place(b, c, c->values, text, k, token, D));
     }
 }
 
@@ -149,17 +162,18 @@ INLINE int64_t first_seen(const block *b, int64_t position) {
 
 /* One query gathers from its text's keys and values: softmax(q K' / sqrt(D)) V. `scores` has room for all of them and a vector more.
    Page by page, as memory is asked for the next page while one is worked on. */
-INLINE void alone(const block *b, const cache *c, int64_t n, int64_t k, const float *query, float *out, float *scores, const int64_t D) {
+INLINE void alone(
+    const block *b, const cache *c, int64_t n, int64_t k, const float *query, float *out, float *scores, int64_t D, int64_t size) {
     const int64_t text = c->texts[n], start = first_seen(b, c->positions[n]), stop = c->positions[n] + 1;
     const float scale = 1 / sqrtf(D);
     for (int64_t page = start / PAGE * PAGE; page < stop; page += PAGE) {
-        const float *keys = place(b, c, c->keys, text, k, page, D);
-        const float *next = page + PAGE < stop ? place(b, c, c->keys, text, k, page + PAGE, D) : keys;
+        const char *keys = place(b, c, c->keys, text, k, page, D);
+        const char *next = page + PAGE < stop ? place(b, c, c->keys, text, k, page + PAGE, D) : keys;
         for (int64_t t = page < start ? start - page : 0; t < PAGE && page + t < stop; t++) {
             floats sum = {0};
             for (int64_t d = 0; d < D; d += LANES) {
-                __builtin_prefetch(next + t * D + d);
-                sum += at(query + d) * at(keys + t * D + d);
+                __builtin_prefetch(next + (t * D + d) * size);
+                sum += at(query + d) * cached(keys, t * D + d, size);
             }
             scores[page + t - start] = sum_of(sum) * scale;
         }
@@ -167,13 +181,13 @@ INLINE void alone(const block *b, const cache *c, int64_t n, int64_t k, const fl
     weighed(scores, stop - start);
     floats sums[LARGEST_HEAD / LANES] = {0}; /* not in `out`, which for all that the compiler knows is what is read, too */
     for (int64_t page = start / PAGE * PAGE; page < stop; page += PAGE) {
-        const float *values = place(b, c, c->values, text, k, page, D);
-        const float *next = page + PAGE < stop ? place(b, c, c->values, text, k, page + PAGE, D) : values;
+        const char *values = place(b, c, c->values, text, k, page, D);
+        const char *next = page + PAGE < stop ? place(b, c, c->values, text, k, page + PAGE, D) : values;
         for (int64_t t = page < start ? start - page : 0; t < PAGE && page + t < stop; t++) {
             const float weight = scores[page + t - start];
             for (int64_t d = 0; d < D; d += LANES) {
-                __builtin_prefetch(next + t * D + d);
-                sums[d / LANES] += at(values + t * D + d) * weight;
+                __builtin_prefetch(next + (t * D + d) * size);
+                sums[d / LANES] += cached(values, t * D + d, size) * weight;
             }
         }
     }
@@ -247,18 +261,29 @@ INLINE void transposed(const float *page, int64_t count, int64_t D, const float 
         for (int64_t t = 0; t < PAGE; t++) to[d * PAGE + t] = t < count ? page[t * D + d] : 0;
 }
 
+/* A page's first `count` numbers as fp32: where they lie, or from fp16 in `to`. Asks for the next page meanwhile. */
+INLINE const float *widened(const cache *c, const char *page, int64_t count, const char *next, float *to) {
+    if (c->size == 4) return (const float *)page;
+    for (int64_t i = 0; i < count; i += LANES) {
+        __builtin_prefetch(next + 2 * i);
+        *(floats *)(to + i) = cached(page, i, 2);
+    }
+    return to;
+}
+
 /* R queries of one text, of tokens n, n + 1, ..., for one head: page by page, so that each key and value is read once for all of them.
    A page of keys is transposed, and a vector then holds the scores of LANES keys. Returns 0, or 1 where there is no memory. */
 static int together(const block *b, const cache *c, int64_t n, int64_t R, int64_t h, const float *queries, int64_t stride, float *out) {
     const int64_t D = b->head_size, k = h / (b->heads / b->kv_heads), text = c->texts[n], out_stride = b->heads * D;
     const int64_t begin = first_seen(b, c->positions[n]) / PAGE * PAGE, end = c->positions[n + R - 1] + 1;
     const int64_t S = (end - begin + PAGE - 1) / PAGE * PAGE, score_stride = S + LANES;
-    float *scores = calloc(R * score_stride + D * PAGE, sizeof(float)), *turned = scores + R * score_stride;
+    float *scores = calloc(R * score_stride + 2 * D * PAGE, sizeof(float)), *turned = scores + R * score_stride, *wide = turned + D * PAGE;
     if (!scores) return 1;
     for (int64_t s = 0; s < S; s += PAGE) {
         const int64_t count = end - begin - s < PAGE ? end - begin - s : PAGE; /* behind the end nothing has been written yet */
-        const float *keys = place(b, c, c->keys, text, k, begin + s, D);
-        const float *next = s + PAGE < S ? place(b, c, c->keys, text, k, begin + s + PAGE, D) : keys;
+        const char *page = place(b, c, c->keys, text, k, begin + s, D);
+        const char *behind = s + PAGE < S ? place(b, c, c->keys, text, k, begin + s + PAGE, D) : page;
+        const float *keys = widened(c, page, count * D, behind, wide), *next = keys == wide ? wide : (const float *)behind;
         transposed(keys, count, D, next, turned);
         const int64_t r = c->positions[n] < begin + s ? begin + s - c->positions[n] : 0; /* the first that sees any of it */
         float *to = scores + r * score_stride + s;
@@ -275,8 +300,9 @@ static int together(const block *b, const cache *c, int64_t n, int64_t R, int64_
     }
     for (int64_t s = 0; s < S; s += PAGE) {
         const int64_t count = end - begin - s < PAGE ? end - begin - s : PAGE;
-        const float *values = place(b, c, c->values, text, k, begin + s, D);
-        const float *next = s + PAGE < S ? place(b, c, c->values, text, k, begin + s + PAGE, D) : NULL;
+        const char *page = place(b, c, c->values, text, k, begin + s, D);
+        const char *behind = s + PAGE < S ? place(b, c, c->values, text, k, begin + s + PAGE, D) : page;
+        const float *values = widened(c, page, count * D, behind, wide), *next = values == wide ? NULL : (const float *)behind;
         const int64_t r = c->positions[n] < begin + s ? begin + s - c->positions[n] : 0;
         const float *from = scores + r * score_stride + s;
         rows_times_page(from, score_stride, values, count, D, out + r * out_stride, out_stride, next, D, R - r);
@@ -295,10 +321,12 @@ static int gathered(const block *b, const cache *c, int64_t n, int64_t R, int64_
     float *scores = malloc(sizeof(float) * (c->positions[n + R - 1] + 1 + LANES));
     if (!scores) return 1;
     for (int64_t r = 0; r < R; r++, queries += stride, out += b->heads * D)
-        if (D == 64) /* as nearly always: then the sums stay in registers */
-            alone(b, c, n + r, k, queries, out, scores, 64);
+        if (D == 64 && c->size == 4) /* D is 64 nearly always: then the sums stay in registers */
+            alone(b, c, n + r, k, queries, out, scores, 64, 4);
+        else if (D == 64)
+            alone(b, c, n + r, k, queries, out, scores, 64, 2);
         else
-            alone(b, c, n + r, k, queries, out, scores, D);
+            alone(b, c, n + r, k, queries, out, scores, D, c->size);
     free(scores);
     return 0;
 }

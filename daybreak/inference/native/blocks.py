@@ -51,7 +51,7 @@ class _Cache(ctypes.Structure):
 
     _fields_ = (
         *[(name, ctypes.c_void_p) for name in ("keys", "values")],
-        *[(name, ctypes.c_int64) for name in ("layer_stride", "text_stride", "head_stride")],
+        *[(name, ctypes.c_int64) for name in ("size", "layer_stride", "text_stride", "head_stride")],
         ("pages", ctypes.c_void_p),
         ("page_stride", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("texts", "positions")],
@@ -79,6 +79,7 @@ class _Pass:
             _Cache(
                 layout.keys.data_ptr(),
                 layout.values.data_ptr(),
+                layout.keys.element_size(),
                 layout.keys.stride(0),
                 layout.text_stride,
                 layout.head_stride,

@@ -29,6 +29,10 @@ typedef int16_t shorts __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint16_t halves __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint16_t few_halves __attribute__((vector_size(2 * LANES), aligned(2)));
 
+#if !defined(__AVX512BW__) && !(LANES == 8 && defined(__F16C__))
+typedef _Float16 floats16 __attribute__((vector_size(2 * LANES), aligned(2)));
+#endif
+
 /* LANES numbers in fp16, as fp32. */
 INLINE floats from_fp16(const uint16_t *from) {
 #if defined(__AVX512BW__)
@@ -36,8 +40,18 @@ INLINE floats from_fp16(const uint16_t *from) {
 #elif LANES == 8 && defined(__F16C__)
     return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const void *)from));
 #else
-    typedef _Float16 floats16 __attribute__((vector_size(2 * LANES), aligned(2)));
     return __builtin_convertvector(*(const floats16 *)from, floats);
+#endif
+}
+
+/* LANES numbers in fp32, to the nearest in fp16. */
+INLINE void to_fp16(floats from, uint16_t *to) {
+#if defined(__AVX512BW__)
+    _mm256_storeu_si256((void *)to, _mm512_cvtps_ph((__m512)from, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif LANES == 8 && defined(__F16C__)
+    _mm_storeu_si128((void *)to, _mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    *(floats16 *)to = __builtin_convertvector(from, floats16);
 #endif
 }
 
