@@ -4,7 +4,8 @@
     python benchmarks/serve.py --quick         # a hundredth of it, without the timings
     python benchmarks/serve.py --only cost     # one part: cost, requests, bodies, slow, gone, crowd, load; the record keeps the others'
 
-Each part but `cost` has a tiny model behind `daybreak serve` in a process of its own: its memory can be told from the clients'.
+Each part but `cost` has a tiny model behind `daybreak serve` in a process of its own: its memory can be told from the clients'. In
+`cost` the clients have one, and the server shares this one's engine.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 from urllib.parse import urlsplit
 
 import torch
@@ -36,14 +39,17 @@ from daybreak import loading, machine
 from daybreak.data.encoders import BytePairs
 from daybreak.data.ranks import BYTES_IN_ORDER
 from daybreak.data.tokenizer import Tokenizer, load_tokenizer
-from daybreak.inference.requests import Limits, Request
+from daybreak.inference.engine import Engine
+from daybreak.inference.requests import Emitted, Limits, OnToken, Request, Ticket
 from daybreak.inference.sampling import Sampling
 from daybreak.model.config import SIZES, GPTConfig
 from daybreak.model.init import build
-from daybreak.serve.hosting import host
+from daybreak.serve import listening
+from daybreak.serve.app import make_app
+from daybreak.serve.hosting import Hosted, Hosts, host
 
 MIB = 2**20
-ROUNDS = 5
+ROUNDS = 9
 PROMPT_TOKENS, NEW_TOKENS = 16, 48
 
 
@@ -447,83 +453,154 @@ def big_model() -> loading.Model:
 
 
 def prompts(count: int) -> list[list[int]]:
+    """None is longer than a page, so that every round reads them anew."""
     draw = random.Random(count)
     return [[draw.randrange(50_000) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
 
 
-def engine_rate(engine: Any, together: int, count: int, temperature: float = 0) -> float:
-    """Tokens a second of `count` requests, so many at once, by the bare engine in this thread."""
+def engine_rate(engine: Engine, together: int, count: int, temperature: float = 0) -> float:
+    """Tokens a second of `count` requests, so many at once, by the engine's thread alone."""
+    ended = threading.Semaphore(0)
+
+    def hear(emitted: Emitted) -> None:
+        if emitted.finish:
+            ended.release()
+
+    sampling = Sampling(temperature=temperature)
+    requests = [Request(tuple(ids), NEW_TOKENS, sampling, seed=n, ignore_eot=True) for n, ids in enumerate(prompts(count))]
     begun = time.perf_counter()
-    asked = [
-        Request(tuple(ids), NEW_TOKENS, Sampling(temperature=temperature), seed=number, ignore_eot=True)
-        for number, ids in enumerate(prompts(count))
-    ]
     for at in range(0, count, together):
-        for request in asked[at : at + together]:
-            engine.submit(request, lambda emitted: None)
-        while engine.step():
-            pass
+        some = requests[at : at + together]
+        for request in some:
+            engine.submit(request, hear)
+        for _ in some:
+            ended.acquire()
     return count * NEW_TOKENS / (time.perf_counter() - begun)
 
 
-def server_rate(server: Server, together: int, temperature: float = 0) -> float:
-    """Tokens a second of streams at once through the server."""
+@final
+class Computing:
+    """How much of the time the thread of an engine computes, and does not wait for another or hand tokens on."""
 
-    def read(number: int, ids: list[int]) -> None:
-        with contextlib.closing(server.connect()) as connection:
-            asked = {"prompt": ids, "max_tokens": NEW_TOKENS, "temperature": temperature, "seed": number}
+    def __init__(self, hosted: Hosted) -> None:
+        engine, submit = hosted.engine, hosted.engine.submit
+        self._clock = time.pthread_getcpuclockid(next(one.ident for one in threading.enumerate() if one.name == f"engine of {hosted.name}"))
+        self._handing = 0.0
+
+        def timed(request: Request, on_token: OnToken) -> Ticket:
+            def hand_on(emitted: Emitted) -> None:
+                begun = time.thread_time()
+                on_token(emitted)
+                self._handing += time.thread_time() - begun
+
+            return submit(request, hand_on)
+
+        engine.submit = timed  # type: ignore[method-assign]
+
+    def _computed(self) -> float:
+        return time.clock_gettime(self._clock) - self._handing
+
+    def share(self, work: Callable[[], float]) -> tuple[float, float]:
+        """(what the work says, the share of its time)."""
+        begun, before = time.perf_counter(), self._computed()
+        said = work()
+        return said, (self._computed() - before) / (time.perf_counter() - begun)
+
+
+def ask_when_told(address: tuple[str, int], told: Connection) -> None:
+    """The clients' process: for each (model, streams at once, temperature) their tokens a second, until it is told None."""
+
+    def read(model: str, number: int, ids: list[int], temperature: float) -> None:
+        with contextlib.closing(http.client.HTTPConnection(*address, timeout=120)) as connection:
+            asked = {"model": model, "prompt": ids, "max_tokens": NEW_TOKENS, "temperature": temperature, "seed": number}
             body = {**asked, "ignore_eos": True, "stream": True}
             connection.request("POST", "/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"})
             assert connection.getresponse().read().endswith(b"data: [DONE]\n\n")
 
-    begun = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(together) as pool:
-        list(pool.map(read, range(together), prompts(together)))
-    return together * NEW_TOKENS / (time.perf_counter() - begun)
+    while (task := told.recv()) is not None:
+        model, together, temperature = task
+        begun = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(together) as pool:
+            list(pool.map(read, [model] * together, range(together), prompts(together), [temperature] * together))
+        told.send(together * NEW_TOKENS / (time.perf_counter() - begun))
+
+
+@contextlib.contextmanager
+def clients_of(*models: Hosted) -> Iterator[Connection]:
+    """The models served from this process, and clients in another that can be told to ask them."""
+    up = threading.Event()
+    heard = listening.listen("127.0.0.1", 0)
+    server = listening.server(make_app(Hosts(models), say=print, ready=up.set))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [heard]})
+    thread.start()
+    up.wait(60)
+    spawn = get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    clients = spawn.Process(target=ask_when_told, args=(heard.getsockname()[:2], theirs), daemon=True)
+    clients.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        ours.send(None)
+        clients.join(60)
+        server.should_exit = True
+        thread.join(60)
+        heard.close()
 
 
 def cost_part() -> tuple[list[Any], dict[str, Any]]:
-    """The server beside the bare engine, in turns; the prompts are no longer than a page, so every round reads them anew.
+    """The server beside the bare engine, in turns: the same engine, in the same thread with the same memory.
+
+    A server costs an engine the time in which its thread does not compute: while it waits for the interpreter or for requests, or hands
+    tokens on. This is told from the thread's own clock, as tokens a second differ by a third from turn to turn on a shared machine.
 
     One after another is told for texts that are drawn and for greedy ones. A random model's greedy texts soon go in circles, where the
     guesses that a lone text is helped with nearly all come true, as they would not for people's texts.
     """
-    machine.prepare_serving()  # the bare engine has its memory as the server has
+    machine.prepare_serving()
     torch.set_num_threads(1)
     model = big_model()
-    rates: dict[str, list[float]] = {"engine 8": [], "server 8": [], "engine 1 int8": [], "server 32 int8": []}
-    rates |= {f"{name}, greedy": [] for name in ("engine 1 int8", "server 32 int8")}
-    with tempfile.TemporaryDirectory() as folder:
-        loading.write_model(Path(folder) / "big", model.gpt, model.tokenizer)
-        plain, eight = (host("big", loading.decoding_in(model, dtype), Limits()).engine for dtype in ("auto", "int8"))
-        servers = {dtype: Server(Path(folder) / "big", "--dtype", dtype) for dtype in ("auto", "int8")}
-        try:
-            for number in range(ROUNDS + 1):
-                taken = {
-                    "engine 8": engine_rate(plain, 8, 8),
-                    "server 8": server_rate(servers["auto"], 8),
-                    "engine 1 int8": engine_rate(eight, 1, 4, temperature=1),
-                    "server 32 int8": server_rate(servers["int8"], 32, temperature=1),
-                    "engine 1 int8, greedy": engine_rate(eight, 1, 4),
-                    "server 32 int8, greedy": server_rate(servers["int8"], 32),
-                }
-                print({name: round(rate) for name, rate in taken.items()}, flush=True)
-                if number:  # the first is warm-up
-                    for name, rate in taken.items():
-                        rates[name].append(rate)
-        finally:
-            for server in servers.values():
-                server.close()
+    plain, eight = (host(dtype, loading.decoding_in(model, dtype), Limits()) for dtype in ("auto", "int8"))
+    rates: dict[str, list[float]] = {}
+    shares: dict[str, list[float]] = {"bare": [], "served": []}
+    with clients_of(plain, eight) as clients:
+
+        def server_rate(*task: Any) -> float:
+            clients.send(task)
+            rate: float = clients.recv()
+            return rate
+
+        computing = Computing(plain)
+        for number in range(ROUNDS + 1):
+            bare, bare_share = computing.share(lambda: engine_rate(plain.engine, 8, 8))
+            served, served_share = computing.share(lambda: server_rate("auto", 8, 0))
+            taken = {
+                "engine 8": bare,
+                "server 8": served,
+                "engine 1 int8": engine_rate(eight.engine, 1, 4, temperature=1),
+                "server 32 int8": server_rate("int8", 32, 1),
+                "engine 1 int8, greedy": engine_rate(eight.engine, 1, 4),
+                "server 32 int8, greedy": server_rate("int8", 32, 0),
+            }
+            print({name: round(rate) for name, rate in taken.items()}, round(bare_share, 3), round(served_share, 3), flush=True)
+            if number:  # the first is warm-up
+                shares["bare"].append(bare_share)
+                shares["served"].append(served_share)
+                for name, rate in taken.items():
+                    rates.setdefault(name, []).append(rate)
     middle = {name: statistics.median(values) for name, values in rates.items()}
+    share = {name: statistics.median(values) for name, values in shares.items()}
     bars = [
-        bar("share of the engine's tokens/s that the server costs at 8 streams", 1 - middle["server 8"] / middle["engine 8"], "< 0.05"),
+        bar("share of the engine's time that the server costs at 8 streams", 1 - share["served"] / share["bare"], "< 0.05"),
         bar(
             "32 at once through the server to one after another, int8, drawn at temperature 1",
             middle["server 32 int8"] / middle["engine 1 int8"],
             ">= 5",
         ),
     ]
-    return bars, {"part": "cost", "shape": "gpt2.124m", "tokens_per_second": {name: round(rate, 1) for name, rate in middle.items()}}
+    told = {name: round(rate, 1) for name, rate in middle.items()}
+    return bars, {"part": "cost", "shape": "gpt2.124m", "tokens_per_second": told, "computing": share}
 
 
 def main() -> None:
