@@ -89,19 +89,26 @@ INLINE uint16_t to_bf16(float x) {
 
 /* --- fp16w: weights in fp16, x and all sums in fp32 -------------------------------------------------------------------------------- */
 
-INLINE void fp16w_panel(const layer *of, int64_t panel, const float *x, float *y, int R) {
-    const int64_t K = of->inputs;
+/* Each of several passes over a panel asks for its share of the next one, lest memory idle while sums are made and they wait for it then. */
+INLINE void fp16w_panel(const layer *of, int64_t panel, int64_t pass, int64_t passes, const float *x, float *y, int R) {
+    const int64_t K = of->inputs, share = 2 * PANEL / passes;
     const uint16_t *w = (const uint16_t *)of->weight + panel * K * PANEL;
+    const char *next = (const char *)(w + K * PANEL) + pass * K * share;
     floats sums[ROWS][WIDE] = {0};
     for (int64_t k = 0; k < K; k++, w += PANEL) {
         floats wide[WIDE];
-        ahead(w, 2 * PANEL);
+        if (pass == 0) ahead(w, 2 * PANEL);
+        if (passes > 1) __builtin_prefetch(next + k * share, 0, 2);
         for (int v = 0; v < WIDE; v++) wide[v] = from_fp16(w + v * LANES);
         for (int r = 0; r < R; r++)
             for (int v = 0; v < WIDE; v++) sums[r][v] += wide[v] * x[r * K + k];
     }
     for (int r = 0; r < R; r++) put(of, panel, sums[r], y + r * of->outputs);
 }
+
+#define MANY 32   /* rows, for which it pays */
+#define BLOCK 128 /* of them, for which a panel is taken apart anew */
+#define PIECE 128 /* of its inputs at once, which the first cache holds */
 
 /* A panel of pairs of inputs in bf16, as `bf16` keeps them, twice: what bf16 holds of each weight, and the rest, which it holds, too. */
 static void in_parts(const uint16_t *w, int64_t K, uint32_t *high, uint32_t *low) {
@@ -115,10 +122,6 @@ static void in_parts(const uint16_t *w, int64_t K, uint32_t *high, uint32_t *low
         }
     }
 }
-
-#define MANY 32   /* rows, for which it pays */
-#define BLOCK 128 /* of them, for which a panel is taken apart anew */
-#define PIECE 128 /* of its inputs at once, which the first cache holds */
 
 /* Many rows, where there is AMX: a weight as the sum of two numbers in bf16, a number of x of three. Nothing of either is lost. */
 static int fp16w_by_parts(const layer *of, const float *from, int64_t N, float *y, int threads) {
@@ -167,7 +170,7 @@ int fp16w_linear(const layer *of, const float *x, int64_t N, float *y, int threa
         for (int64_t n = 0; n < N; n += ROWS) {
             const float *rows = x + n * of->inputs;
             float *out = y + n * of->outputs;
-#define KERNEL(R) fp16w_panel(of, panel, rows, out, R)
+#define KERNEL(R) fp16w_panel(of, panel, n / ROWS, (N + ROWS - 1) / ROWS, rows, out, R)
             FOR_ROWS(N - n, KERNEL)
 #undef KERNEL
         }
