@@ -17,13 +17,14 @@ static int amx_is_there(void) { /* Linux gives the registers to who asks for the
     return known;
 }
 
-static void amx_begin(int64_t N) { /* for N rows: fewer than 16 take less time */
+static void amx_begin(int64_t N, int64_t bytes) { /* for N rows, as fewer than 16 take less time, of which so many bytes meet at once */
     struct {
         uint8_t palette, start, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
     } shape = {.palette = 1};
-    for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = 64, shape.rows[tile] = tile <= 4 && N < 16 ? N : 16;
+    for (int tile = 0; tile < 8; tile++) shape.row_bytes[tile] = 64, shape.rows[tile] = tile > 4 ? bytes / 4 : N < 16 ? N : 16;
+    shape.row_bytes[4] = bytes;
     /* Not _tile_loadconfig, which in older GCCs says to read eight bytes only, so that the rest need not have been written. */
     __asm__ volatile("ldtilecfg %0" ::"m"(shape) : "memory");
 }
@@ -69,6 +70,18 @@ AMX_PANEL(amx_int8, _tile_dpbsud)
 AMX_PANEL(amx_bf16, _tile_dpbf16ps)
 #define AMX(N, bytes) ((N) >= 2 && (bytes) % 64 == 0 && amx_is_there())
 
+/* 16 rows, so far apart, of 32 bytes times such a group of a panel: (16, PANEL). */
+static void amx_group(const uint8_t *w, const int8_t *rows, int64_t stride, int32_t *sums) {
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    _tile_loadd(4, rows, stride);
+    _tile_loadd(5, w, 4 * PANEL); _tile_dpbsud(0, 4, 5);
+    _tile_loadd(6, w + 64, 4 * PANEL); _tile_dpbsud(1, 4, 6);
+    _tile_loadd(7, w + 128, 4 * PANEL); _tile_dpbsud(2, 4, 7);
+    _tile_loadd(5, w + 192, 4 * PANEL); _tile_dpbsud(3, 4, 5);
+    _tile_stored(0, sums, 4 * PANEL); _tile_stored(1, sums + 16, 4 * PANEL);
+    _tile_stored(2, sums + 32, 4 * PANEL); _tile_stored(3, sums + 48, 4 * PANEL);
+}
+
 /* sums (16, PANEL) += 16 rows of K, each as x[0] + x[1] + x[2], times some inputs of a panel, w[0] + w[1], all in bf16 and each part some 8
    binary digits below the one before; without w[1] x[2]. Of 16 outputs, tile 0 or 2 sums the large products, 1 or 3 the others. */
 static void amx_parts(const uint32_t *const w[2], const uint16_t *const x[3], int64_t K, int64_t some, float *sums) {
@@ -94,8 +107,9 @@ static void amx_parts(const uint32_t *const w[2], const uint16_t *const x[3], in
 
 #else
 #define amx_parts(w, x, K, some, sums) memset(sums, 0, 0)
+#define amx_group(w, rows, stride, sums) memset(sums, 0, 0)
 #define AMX(N, bytes) 0
-static void amx_begin(int64_t N) {}
+static void amx_begin(int64_t N, int64_t bytes) {}
 static void amx_end(void) {}
 #define amx_int8(w, rows, bytes, N, fresh, sums) memset(sums, 0, 0)
 #define amx_bf16 amx_int8

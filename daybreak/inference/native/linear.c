@@ -89,7 +89,7 @@ INLINE uint16_t to_bf16(float x) {
 
 /* --- fp16w: weights in fp16, x and all sums in fp32 -------------------------------------------------------------------------------- */
 
-/* Each of several passes over a panel asks for its share of the next one, lest memory idle while sums are made and they wait for it then. */
+/* Each of several passes over a panel asks for its share of the next one, lest memory idle while sums are made and they wait then. */
 INLINE void fp16w_panel(const layer *of, int64_t panel, int64_t pass, int64_t passes, const float *x, float *y, int R) {
     const int64_t K = of->inputs, share = 2 * PANEL / passes;
     const uint16_t *w = (const uint16_t *)of->weight + panel * K * PANEL;
@@ -138,7 +138,7 @@ static int fp16w_by_parts(const layer *of, const float *from, int64_t N, float *
                 rest -= as_float((uint32_t)x[part * all + i] << 16);
             }
         }
-        amx_begin(16);
+        amx_begin(16, 64);
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panels; panel++)
             for (int64_t n = 0; n < N; n += BLOCK) {
@@ -212,7 +212,7 @@ int bf16_linear(const layer *of, const float *from, int64_t N, float *y, int thr
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++)
             for (int64_t k = 0; k < K; k++) x[n * 2 * pairs + k] = to_bf16(from[n * K + k]);
-        if (amx) amx_begin(N);
+        if (amx) amx_begin(N, 64);
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panels; panel++)
             if (amx)
@@ -276,7 +276,7 @@ int int8_linear(const layer *of, const float *from, int64_t N, float *y, int thr
     {
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++) x.scales[n] = rounded(from + n * of->inputs, of->inputs, x.bytes + n * stride, x.sums + n);
-        if (amx) amx_begin(N);
+        if (amx) amx_begin(N, 64);
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panels; panel++)
             if (amx)
@@ -299,9 +299,23 @@ int int8_linear(const layer *of, const float *from, int64_t N, float *y, int thr
 }
 
 /* --- int4: weights in groups of GROUP inputs that share a scale and a middle, x as bytes with a scale for each group of a row ---------
-   weight = (w - 8) scale + middle, so a group adds  scale_w scale_x (sum of w x - 8 sum of x) + middle_w scale_x (sum of x). */
+   weight = (w - 8) scale + middle = w scale + least, so a group adds  scale_x (scale (sum of w x) + least (sum of x)). */
 
 #define GROUP 32
+#define SOME 32 /* rows, for which a group of weights is taken apart anew */
+
+INLINE floats int4_more(floats sum, ints whole, floats scale, floats least, const quantized *x, int64_t group) {
+    return sum + x->scales[group] * (__builtin_convertvector(whole, floats) * scale + least * (float)x->sums[group]);
+}
+
+/* Of some outputs' group, the scales and what a w of 0 stands for. */
+INLINE void int4_affine(const uint16_t *affine, int v, floats *scale, floats *least) {
+    *scale = from_bf16(affine + v * LANES);
+    *least = from_bf16(affine + PANEL + v * LANES) - 8 * *scale;
+}
+
+/* In each byte an input of the first four below one of the second four. */
+INLINE void halved(halves w, words *first, words *second) { *first = (words)(w & 0x0f0f), *second = (words)(w >> 4 & 0x0f0f); }
 
 INLINE void int4_panel(const layer *of, int64_t panel, const quantized *x, int64_t n, float *y, int R) {
     const int64_t groups = x->stride / GROUP;
@@ -311,41 +325,74 @@ INLINE void int4_panel(const layer *of, int64_t panel, const quantized *x, int64
     for (int64_t g = 0; g < groups; g++, w += GROUP * PANEL / 2, affine += 2 * PANEL)
         for (int v = 0; v < WIDE; v++) {
             ints whole[ROWS] = {0};
-            for (int k = 0; k < GROUP; k += 8) { /* in each byte an input of the first four below one of the second four */
+            for (int k = 0; k < GROUP; k += 8) {
+                words first, second;
                 ahead(w + k * PANEL / 2 + v * 4 * LANES, 4 * LANES);
-                halves both = *(const halves *)(w + k * PANEL / 2 + v * 4 * LANES);
-                words first = (words)(both & 0x0f0f), second = (words)(both >> 4 & 0x0f0f);
+                halved(*(const halves *)(w + k * PANEL / 2 + v * 4 * LANES), &first, &second);
                 for (int r = 0; r < R; r++) {
                     const int8_t *eight = x->bytes + (n + r) * x->stride + g * GROUP + k;
                     whole[r] = four_more(four_more(whole[r], first, four_of(eight)), second, four_of(eight + 4));
                 }
             }
-            floats scale = from_bf16(affine + v * LANES), middle = from_bf16(affine + PANEL + v * LANES);
-            for (int r = 0; r < R; r++) {
-                int64_t at = (n + r) * groups + g;
-                floats difference = __builtin_convertvector(whole[r] - 8 * x->sums[at], floats);
-                sums[r][v] += difference * (scale * x->scales[at]) + middle * (x->scales[at] * x->sums[at]);
-            }
+            floats scale, least;
+            int4_affine(affine, v, &scale, &least);
+            for (int r = 0; r < R; r++) sums[r][v] = int4_more(sums[r][v], whole[r], scale, least, x, (n + r) * groups + g);
         }
     for (int r = 0; r < R; r++) put(of, panel, sums[r], y + (n + r) * of->outputs);
 }
 
+/* The same of many rows, R of them from n on, by AMX: a group of weights as bytes, then 16 rows at a time. Products are taken up a group
+   later, as what a tile has stored cannot be read before it has reached the cache. */
+static void int4_by_amx(const layer *of, int64_t panel, const quantized *x, int64_t n, int64_t R, float *y) {
+    const int64_t groups = x->stride / GROUP;
+    const uint8_t *w = (const uint8_t *)of->weight + panel * x->stride * PANEL / 2;
+    const uint16_t *affine = of->affine + panel * groups * 2 * PANEL;
+    _Alignas(64) floats sums[SOME][WIDE];
+    _Alignas(64) ints whole[2][SOME][WIDE];
+    memset(sums, 0, sizeof(sums[0]) * R);
+    for (int64_t g = 0; g <= groups; g++) {
+        if (g < groups) {
+            _Alignas(64) words bytes[GROUP / 4][WIDE];
+            for (int k = 0; k < GROUP / 4; k += 2)
+                for (int v = 0; v < WIDE; v++, w += 4 * LANES) {
+                    ahead(w, 4 * LANES);
+                    halved(*(const halves *)w, &bytes[k][v], &bytes[k + 1][v]);
+                }
+            const int8_t *rows = x->bytes + n * x->stride + g * GROUP;
+            for (int64_t r = 0; r < R; r += 16) amx_group((uint8_t *)bytes, rows + r * x->stride, x->stride, (int32_t *)whole[g & 1][r]);
+        }
+        if (g == 0) continue;
+        floats scale[WIDE], least[WIDE];
+        for (int v = 0; v < WIDE; v++) int4_affine(affine + (g - 1) * 2 * PANEL, v, scale + v, least + v);
+        for (int64_t r = 0; r < R; r++)
+            for (int v = 0; v < WIDE; v++)
+                sums[r][v] = int4_more(sums[r][v], whole[~g & 1][r][v], scale[v], least[v], x, (n + r) * groups + g - 1);
+    }
+    for (int64_t r = 0; r < R; r++) put(of, panel, sums[r], y + (n + r) * of->outputs);
+}
+
 int int4_linear(const layer *of, const float *from, int64_t N, float *y, int threads) {
-    const int64_t panels = (of->outputs + PANEL - 1) / PANEL, K = of->inputs, groups = K / GROUP;
-    quantized x = {.stride = K, .bytes = malloc(N * (K + 8 * groups))};
+    const int64_t panels = (of->outputs + PANEL - 1) / PANEL, K = of->inputs, groups = K / GROUP, room = (N + 15) / 16 * 16;
+    quantized x = {.stride = K, .bytes = malloc(room * K + 8 * N * groups)};
     if (!x.bytes) return 1;
-    x.scales = (float *)(x.bytes + N * K), x.sums = (int32_t *)(x.scales + N * groups);
+    x.scales = (float *)(x.bytes + room * K), x.sums = (int32_t *)(x.scales + N * groups);
+    const int amx = N > ROWS && AMX(N, 64); /* fewer are as fast without */
 #pragma omp parallel num_threads(THREADS(N))
     {
 #pragma omp for schedule(static)
         for (int64_t g = 0; g < N * groups; g++) x.scales[g] = rounded(from + g * GROUP, GROUP, x.bytes + g * GROUP, x.sums + g);
+        if (amx) amx_begin(N, GROUP);
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panels; panel++)
-            for (int64_t n = 0; n < N; n += ROWS) {
+            if (amx)
+                for (int64_t n = 0; n < N; n += SOME) int4_by_amx(of, panel, &x, n, N - n < SOME ? N - n : SOME, y);
+            else
+                for (int64_t n = 0; n < N; n += ROWS) {
 #define KERNEL(R) int4_panel(of, panel, &x, n, y, R)
-                FOR_ROWS(N - n, KERNEL)
+                    FOR_ROWS(N - n, KERNEL)
 #undef KERNEL
-            }
+                }
+        if (amx) amx_end();
     }
     free(x.bytes);
     return 0;
