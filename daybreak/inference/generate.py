@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from daybreak.inference.randomness import uniforms
-from daybreak.inference.sampling import Sampling, add_bias, choose, draw, likeliest, penalize, truncate
+from daybreak.inference.sampling import Sampling, add_bias, choose, draw, likeliest, penalize, truncate, weighed
 from daybreak.model.kv_cache import KVCache
 
 Predictor = Callable[[Tensor, KVCache | None], Tensor]
@@ -37,7 +37,7 @@ def keyed(sampling: Sampling, seed: int, prompt: int) -> Chooser:
         if sampling.greedy:
             chosen = likeliest(logits)
         else:
-            chosen = draw(truncate(logits, sampling).softmax(dim=-1), uniforms([seed], [prompt + len(written)], logits.device))
+            chosen = draw(weighed(truncate(logits, sampling)), uniforms([seed], [prompt + len(written)], logits.device))
         written.append(int(chosen))
         return chosen
 

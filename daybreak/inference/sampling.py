@@ -19,6 +19,8 @@ _SORTED_FIRST = 128
 """How many of the likeliest tokens are sorted first, to see whether they have the probability that is to be kept."""
 _BLOCK = 256
 """How many tokens are summed at once to find where a draw falls."""
+_LEAST = math.exp(-79)
+"""The least weight that a token is drawn with, where the likeliest's is 1."""
 
 
 class PredictionFailed(RuntimeError):
@@ -185,21 +187,29 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     return truncate(logits, sampling).softmax(dim=-1)
 
 
-def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """(B, V) probabilities and (B,) numbers in [0, 1) -> (B,) tokens, by the inverse of the cumulative distribution.
+def weighed(truncated: Tensor) -> Tensor:
+    """(B, V) what `truncate` gives -> (B, V) weights in its place that are proportional to the probabilities, in less time than softmax.
+
+    What is less than e^-79 of the likeliest becomes 0, which no number in [0, 1) of 53 bits would draw: processors take a hundred times as
+    long over numbers below 1e-38, and over e to the power of minus infinity twenty times.
+    """
+    return functional.threshold(truncated.clamp_min_(-80.0).exp_(), _LEAST, 0.0, inplace=True)
+
+
+def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """(B, V) probabilities, or what is proportional to them, and (B,) numbers in [0, 1) -> (B,) tokens, by the inverse of the cumulative
+    distribution.
 
     The vocabulary is summed in blocks, and only the block that is met is gone through: the running sum in fp64 of 32 whole vocabularies
-    of 50,257 takes 11 ms, a fifth of a small model's step.
+    of 50,257 takes 11 ms, a third of a small model's step.
     """
-    V = probabilities.shape[-1]
-    whole = probabilities[:, : V - V % _BLOCK].view(
-        len(probabilities), V // _BLOCK, _BLOCK
-    )  # (B, V / 256, 256), a view: copying takes as long as summing
-    sums = [whole.sum(dim=-1, dtype=torch.float64), probabilities[:, V - V % _BLOCK :].sum(dim=-1, keepdim=True, dtype=torch.float64)]
-    edges = functional.pad(torch.cat(sums, dim=-1).cumsum(dim=-1), (1, 0))
+    V = weights.shape[-1]
+    whole = weights[:, : V - V % _BLOCK].view(len(weights), V // _BLOCK, _BLOCK)  # a view: copying takes as long as summing
+    sums = [whole.sum(dim=-1), weights[:, V - V % _BLOCK :].sum(dim=-1, keepdim=True)]
+    edges = functional.pad(torch.cat(sums, dim=-1).cumsum(dim=-1, dtype=torch.float64), (1, 0))
     block, target = _met(edges, uniforms.to(edges)[:, None] * edges[:, -1:])
     places = block * _BLOCK + torch.arange(_BLOCK, device=block.device)  # (B, 256)
-    within = probabilities.gather(-1, places.clamp(max=V - 1)).masked_fill(places >= V, 0)
+    within = weights.gather(-1, places.clamp(max=V - 1)).masked_fill(places >= V, 0)
     token, _ = _met(functional.pad(within.cumsum(dim=-1, dtype=torch.float64), (1, 0)), target - edges.gather(-1, block))
     return (block * _BLOCK + token).squeeze(-1)
 

@@ -15,7 +15,7 @@ from daybreak.data.utf8 import Utf8Stream
 from daybreak.inference.pages import Row
 from daybreak.inference.randomness import uniforms
 from daybreak.inference.requests import Emitted, Finish, Scored, Ticket, Top
-from daybreak.inference.sampling import Sampling, add_bias, draw, likeliest, penalize, truncate
+from daybreak.inference.sampling import Sampling, add_bias, draw, likeliest, penalize, truncate, weighed
 from daybreak.inference.speculation import Guess
 from daybreak.inference.stopping import StopStrings
 
@@ -127,7 +127,7 @@ def _draw(sampling: Sampling, spots: Sequence[Spot], logits: Tensor) -> list[int
         return greedy
     seeds = [spot.text.request.seed for spot in spots]
     positions = [len(spot.text.tokens) + len(spot.guessed) for spot in spots]
-    drawn: list[int] = draw(truncate(logits, sampling).softmax(dim=-1), uniforms(seeds, positions, logits.device)).tolist()
+    drawn: list[int] = draw(weighed(truncate(logits, sampling)), uniforms(seeds, positions, logits.device)).tolist()
     return drawn
 
 

@@ -22,6 +22,7 @@ from daybreak.inference.sampling import (
     penalize,
     probabilities,
     truncate,
+    weighed,
 )
 
 ROWS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12)
@@ -254,7 +255,17 @@ def test_drawing_by_blocks_is_drawing_from_the_running_sum(seed, size, share, nu
     assert likely[0, token] > 0
     edges = likely.double().cumsum(-1)[0]
     target = number * float(edges[-1])
-    assert float(edges[token]) - float(likely[0, token].double()) - 1e-9 <= target <= float(edges[token]) + 1e-9
+    error = 1e-6 * float(edges[-1])  # blocks are summed in fp32
+    assert float(edges[token]) - float(likely[0, token].double()) - error <= target <= float(edges[token]) + error
+
+
+@given(row=ROWS, temperature=st.sampled_from([0.01, 0.5, 1.0, 3.0]), k=st.none() | st.integers(1, 5))
+def test_weights_are_proportional_to_the_probabilities_and_nothing_where_none_may_be_drawn(row, temperature, k):
+    truncated = truncate(torch.tensor([row]), Sampling(temperature, k))
+    likely = truncated.softmax(dim=-1)
+    weights = weighed(truncated.clone())
+    torch.testing.assert_close(weights / weights.sum(), likely, rtol=1e-5, atol=1e-30)
+    assert (weights[truncated == -math.inf] == 0).all()
 
 
 def test_numbers_depend_on_seed_and_position_alone():
