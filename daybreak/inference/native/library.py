@@ -1,6 +1,6 @@
 """The kernels, compiled for this processor by the C compiler that the machine has.
 
-It takes two seconds, once: what comes out is kept in our cache, under a name that tells the source, the compiler's options and what the
+It takes three seconds, once: what comes out is kept in our cache, under a name that tells the source, the compiler's options and what the
 processor can do. Where there is no compiler, or it fails, `library()` raises `Unavailable` with the reason, and torch's operations do the
 work. `$CC` names the compiler; DAYBREAK_NATIVE=0 leaves these kernels out.
 """
