@@ -533,7 +533,8 @@ def clients_of(*models: Hosted) -> Iterator[Connection]:
     server = listening.server(make_app(Hosts(models), say=print, ready=up.set))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [heard]})
     thread.start()
-    up.wait(60)
+    if not up.wait(60):
+        raise SystemExit("the server did not come up")
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
     clients = spawn.Process(target=ask_when_told, args=(heard.getsockname()[:2], theirs), daemon=True)

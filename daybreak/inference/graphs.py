@@ -100,7 +100,7 @@ class Recorded:
         weight = gpt.token_embedding.weight
         self.capacity = min(capacity or gpt.config.context_length, gpt.config.context_length)
         self.gpt = gpt
-        self._cache = FixedCache(gpt.config, batch, self.capacity, weight.device, dtype or weight.dtype)
+        self._cache = FixedCache(gpt.config, batch, self.capacity, weight.device, dtype or gpt.cache_dtype)
         self._tokens = torch.zeros(batch, 1, device=weight.device, dtype=torch.long)
         self._longest = 0
         self._address = weight.data_ptr()

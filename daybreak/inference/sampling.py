@@ -190,8 +190,8 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 def weighed(truncated: Tensor) -> Tensor:
     """(B, V) what `truncate` gives -> (B, V) weights in its place that are proportional to the probabilities, in less time than softmax.
 
-    What is less than e^-79 of the likeliest becomes 0, which no number in [0, 1) of 53 bits would draw: processors take a hundred times as
-    long over numbers below 1e-38, and over e to the power of minus infinity twenty times.
+    What weighs less than `_LEAST` becomes 0, as no number in [0, 1) of 53 bits would draw it, and processors take many times as long over
+    exponentials that underflow or are of minus infinity.
     """
     return functional.threshold(truncated.clamp_min_(-80.0).exp_(), _LEAST, 0.0, inplace=True)
 

@@ -261,7 +261,7 @@ INLINE void transposed(const float *page, int64_t count, int64_t D, const float 
         for (int64_t t = 0; t < PAGE; t++) to[d * PAGE + t] = t < count ? page[t * D + d] : 0;
 }
 
-/* A page's first `count` numbers as fp32: where they lie, or from fp16 in `to`. Asks for the next page meanwhile. */
+/* A page's first `count` numbers as fp32: where they lie, or from fp16 in `to`. Then asks for the next page, so that no one else need. */
 INLINE const float *widened(const cache *c, const char *page, int64_t count, const char *next, float *to) {
     if (c->size == 4) return (const float *)page;
     for (int64_t i = 0; i < count; i += LANES) {

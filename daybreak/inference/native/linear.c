@@ -341,32 +341,27 @@ INLINE void int4_panel(const layer *of, int64_t panel, const quantized *x, int64
     for (int r = 0; r < R; r++) put(of, panel, sums[r], y + (n + r) * of->outputs);
 }
 
-/* The same of many rows, R of them from n on, by AMX: a group of weights as bytes, then 16 rows at a time. Products are taken up a group
-   later, as what a tile has stored cannot be read before it has reached the cache. */
+/* The same of many rows, R of them from n on, by AMX: a group of weights as bytes, then 16 rows at a time. */
 static void int4_by_amx(const layer *of, int64_t panel, const quantized *x, int64_t n, int64_t R, float *y) {
     const int64_t groups = x->stride / GROUP;
     const uint8_t *w = (const uint8_t *)of->weight + panel * x->stride * PANEL / 2;
     const uint16_t *affine = of->affine + panel * groups * 2 * PANEL;
     _Alignas(64) floats sums[SOME][WIDE];
-    _Alignas(64) ints whole[2][SOME][WIDE];
     memset(sums, 0, sizeof(sums[0]) * R);
-    for (int64_t g = 0; g <= groups; g++) {
-        if (g < groups) {
-            _Alignas(64) words bytes[GROUP / 4][WIDE];
-            for (int k = 0; k < GROUP / 4; k += 2)
-                for (int v = 0; v < WIDE; v++, w += 4 * LANES) {
-                    ahead(w, 4 * LANES);
-                    halved(*(const halves *)w, &bytes[k][v], &bytes[k + 1][v]);
-                }
-            const int8_t *rows = x->bytes + n * x->stride + g * GROUP;
-            for (int64_t r = 0; r < R; r += 16) amx_group((uint8_t *)bytes, rows + r * x->stride, x->stride, (int32_t *)whole[g & 1][r]);
-        }
-        if (g == 0) continue;
+    for (int64_t g = 0; g < groups; g++, affine += 2 * PANEL) {
+        _Alignas(64) words bytes[GROUP / 4][WIDE];
+        _Alignas(64) ints whole[SOME][WIDE];
         floats scale[WIDE], least[WIDE];
-        for (int v = 0; v < WIDE; v++) int4_affine(affine + (g - 1) * 2 * PANEL, v, scale + v, least + v);
+        for (int k = 0; k < GROUP / 4; k += 2)
+            for (int v = 0; v < WIDE; v++, w += 4 * LANES) {
+                ahead(w, 4 * LANES);
+                halved(*(const halves *)w, &bytes[k][v], &bytes[k + 1][v]);
+            }
+        const int8_t *rows = x->bytes + n * x->stride + g * GROUP;
+        for (int64_t r = 0; r < R; r += 16) amx_group((uint8_t *)bytes, rows + r * x->stride, x->stride, (int32_t *)whole[r]);
+        for (int v = 0; v < WIDE; v++) int4_affine(affine, v, scale + v, least + v);
         for (int64_t r = 0; r < R; r++)
-            for (int v = 0; v < WIDE; v++)
-                sums[r][v] = int4_more(sums[r][v], whole[~g & 1][r][v], scale[v], least[v], x, (n + r) * groups + g - 1);
+            for (int v = 0; v < WIDE; v++) sums[r][v] = int4_more(sums[r][v], whole[r][v], scale[v], least[v], x, (n + r) * groups + g);
     }
     for (int64_t r = 0; r < R; r++) put(of, panel, sums[r], y + (n + r) * of->outputs);
 }
