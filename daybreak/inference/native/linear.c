@@ -164,15 +164,21 @@ static int fp16w_by_parts(const layer *of, const float *from, int64_t N, float *
 
 int fp16w_linear(const layer *of, const float *x, int64_t N, float *y, int threads) {
     if (N >= MANY && AMX(N, 2 * of->inputs)) return fp16w_by_parts(of, x, N, y, threads);
-    const int64_t panels = (of->outputs + PANEL - 1) / PANEL;
+    const int64_t panels = (of->outputs + PANEL - 1) / PANEL, passes = (N + ROWS - 1) / ROWS;
 #pragma omp parallel for schedule(static) num_threads(THREADS(N))
     for (int64_t panel = 0; panel < panels; panel++)
         for (int64_t n = 0; n < N; n += ROWS) {
             const float *rows = x + n * of->inputs;
             float *out = y + n * of->outputs;
-#define KERNEL(R) fp16w_panel(of, panel, n / ROWS, (N + ROWS - 1) / ROWS, rows, out, R)
-            FOR_ROWS(N - n, KERNEL)
+#define KERNEL(R) fp16w_panel(of, panel, n / ROWS, passes, rows, out, R)
+#define ONLY(R) fp16w_panel(of, panel, 0, 1, rows, out, R) /* of constants: nothing is asked at each step */
+            if (passes > 1) {
+                FOR_ROWS(N - n, KERNEL)
+            } else {
+                FOR_ROWS(N, ONLY)
+            }
 #undef KERNEL
+#undef ONLY
         }
     return 0;
 }
